@@ -1,0 +1,225 @@
+"""The frame: one block as bytes, written and read side by side.
+
+All numbers are little-endian; what is reserved is written as zero and refused otherwise.
+
+==== ==== =====================================================================
+at   size field
+==== ==== =====================================================================
+0    4    magic ``tANS``
+4    1    version, 1
+5    1    mode: 0 raw, 1 constant, 2 coded, 3 partial
+6    2    reserved
+8    8    symbol_count
+16   4    CRC-32 of the symbols
+20   4    CRC-32 of the frame without these four bytes
+24        *coded, partial:* lane_count u32, length_base u32, word_count u32,
+          alphabet u16, length_width u8, bytes per normalized count u8 (1 or 2)
+40        *partial:* symbols per chunk u32, chunks per block u8, coded chunks u8, reserved u16
+..        *coded, partial:* normalized counts, zero bytes up to a multiple of four, words
+..        raw symbols
+==== ==== =====================================================================
+
+Specification: docs/spec/frame.md.
+"""
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from codec.kernels import NUMBA
+from refimpl.errors import Corrupt, Truncated, UnsupportedVersion
+from refimpl.tans.blocks import MODES, Block, Chunks, decode_block, encode_block, stored_counts
+from refimpl.tans.stream import Kernels, Stream
+
+MAGIC = b"tANS"
+VERSION = 1
+HEADER = struct.Struct("<4sBBHQII")
+STREAM = struct.Struct("<IIIHBB")
+CHUNKS = struct.Struct("<IBBH")
+FRAME_CRC_AT = 20
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A block and the checksum of its symbols."""
+
+    block: Block
+    symbols_crc: int
+
+
+def encode(
+    symbols: npt.NDArray[np.uint8],
+    *,
+    profile: str = "gpu",
+    fraction: float = 1.0,
+    table_log: int | None = None,
+    lane_count: int | None = None,
+    kernels: Kernels = NUMBA,
+) -> bytes:
+    """Compress symbols into a self-contained frame.
+
+    Parameters
+    ----------
+    symbols : uint8, any shape
+    profile, fraction, table_log, lane_count
+        See `refimpl.tans.blocks.encode_block`.
+    kernels : Kernels
+        Numba, or the bit-exact NumPy reference.
+
+    Examples
+    --------
+    >>> symbols = np.tile(np.array([3, 3, 3, 4], np.uint8), 1000)
+    >>> frame = encode(symbols)
+    >>> len(frame), bool((decode(frame) == symbols).all())
+    (472, True)
+    """
+    return write_frame(
+        make_frame(
+            symbols, profile=profile, fraction=fraction, table_log=table_log, lane_count=lane_count, kernels=kernels
+        )
+    )
+
+
+def decode(data: bytes, *, kernels: Kernels = NUMBA) -> npt.NDArray[np.uint8]:
+    """Decompress a frame made by `encode`, checking both checksums.
+
+    Returns
+    -------
+    uint8, shape (symbol_count,)
+
+    Raises
+    ------
+    StreamError
+        The bytes are truncated, damaged or of another version.
+
+    Examples
+    --------
+    >>> decode(encode(np.array([1, 2, 3], np.uint8)))
+    array([1, 2, 3], dtype=uint8)
+    """
+    return decode_frame(read_frame(data), kernels=kernels)
+
+
+def make_frame(
+    symbols: npt.NDArray[np.uint8],
+    *,
+    profile: str = "gpu",
+    fraction: float = 1.0,
+    table_log: int | None = None,
+    lane_count: int | None = None,
+    kernels: Kernels = NUMBA,
+) -> Frame:
+    """Encode symbols into a block and remember their checksum."""
+    block = encode_block(
+        symbols, profile=profile, fraction=fraction, table_log=table_log, lane_count=lane_count, kernels=kernels
+    )
+    return Frame(block, zlib.crc32(np.ascontiguousarray(symbols)))
+
+
+def decode_frame(frame: Frame, *, kernels: Kernels = NUMBA) -> npt.NDArray[np.uint8]:
+    """Decode a frame's block and check its symbols.
+
+    Raises
+    ------
+    StreamError
+        The block contradicts itself, or the symbols' checksum is wrong.
+    """
+    symbols = decode_block(frame.block, kernels=kernels)
+    if frame.block.mode != "constant" and zlib.crc32(np.ascontiguousarray(symbols)) != frame.symbols_crc:
+        raise Corrupt("the checksum of the decoded symbols is wrong")
+    return symbols
+
+
+def write_frame(frame: Frame) -> bytes:
+    """Serialize a frame."""
+    block = frame.block
+    parts = []
+    if block.stream is not None:
+        stream, counts = block.stream, stored_counts(block.stream.counts)
+        parts.append(
+            STREAM.pack(
+                stream.lane_count, stream.length_base, len(stream.words),
+                len(counts), stream.length_width, counts.itemsize,
+            )  # fmt: skip
+        )
+        if block.chunks is not None:
+            parts.append(CHUNKS.pack(block.chunks.symbols, block.chunks.per_block, block.chunks.coded, 0))
+        parts.append(counts.astype(counts.dtype.newbyteorder("<")).tobytes() + bytes(-counts.nbytes % 4))
+        parts.append(stream.words.astype("<u4").tobytes())
+    body = b"".join(parts) + block.raw.tobytes()
+    fields = (MAGIC, VERSION, MODES.index(block.mode), 0, block.symbol_count, frame.symbols_crc)
+    crc = zlib.crc32(body, zlib.crc32(HEADER.pack(*fields, 0)[:FRAME_CRC_AT]))
+    return HEADER.pack(*fields, crc) + body
+
+
+def read_frame(data: bytes) -> Frame:
+    """Parse a frame; headers and the frame's checksum are checked, symbols are not decoded yet.
+
+    Raises
+    ------
+    Truncated
+        Fewer bytes than the header announces.
+    Corrupt
+        No frame, a wrong checksum, a reserved field in use, or bytes left over.
+    UnsupportedVersion
+        A frame of another version.
+    """
+    reader = Reader(data)
+    magic, version, mode, reserved, symbol_count, symbols_crc, crc = reader.unpack(HEADER)
+    if magic != MAGIC:
+        raise Corrupt(f"a frame begins with {MAGIC!r}, these bytes with {magic!r}")
+    if version != VERSION:
+        raise UnsupportedVersion(f"frame version {version}, this program reads version {VERSION}")
+    if mode >= len(MODES) or reserved:
+        raise Corrupt(f"frame mode {mode}, reserved field {reserved}")
+    stream = chunks = None
+    raw_count = {"raw": symbol_count, "constant": 1}.get(MODES[mode], 0)
+    if MODES[mode] in ("coded", "partial"):
+        lane_count, length_base, word_count, alphabet, length_width, itemsize = reader.unpack(STREAM)
+        if itemsize not in (1, 2) or not 1 <= alphabet <= 256:
+            raise Corrupt(f"{alphabet} normalized counts of {itemsize} bytes")
+        coded_count = symbol_count
+        if MODES[mode] == "partial":
+            chunk, per_block, coded, reserved = reader.unpack(CHUNKS)
+            if reserved or not chunk or not 1 <= coded < per_block:
+                raise Corrupt(f"{coded} of {per_block} chunks of {chunk} symbols are coded")
+            chunks = Chunks(chunk, per_block, coded)
+            raw_count = chunks.raw_count(symbol_count)
+            coded_count -= raw_count
+        counts = reader.array(f"<u{itemsize}", alphabet).astype(np.int64)
+        if reader.array("<u1", -alphabet * itemsize % 4).any():
+            raise Corrupt("padding behind the normalized counts is not zero")
+        words = reader.array("<u4", word_count)
+        stream = Stream(coded_count, lane_count, length_base, length_width, counts, words)
+    raw = reader.array("<u1", raw_count)
+    if reader.at != len(data):
+        raise Corrupt(f"{len(data) - reader.at} bytes behind the frame")
+    if zlib.crc32(data[FRAME_CRC_AT + 4 :], zlib.crc32(data[:FRAME_CRC_AT])) != crc:
+        raise Corrupt("the checksum of the stored bytes is wrong")
+    return Frame(Block(MODES[mode], symbol_count, raw, stream, chunks), symbols_crc)
+
+
+class Reader:
+    """Takes fields from bytes, never beyond their end."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+
+    def take(self, size: int) -> bytes:
+        """The next ``size`` bytes."""
+        if size > len(self.data) - self.at:
+            raise Truncated(f"{size} bytes announced at byte {self.at}, {len(self.data) - self.at} are there")
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def unpack(self, fields: struct.Struct) -> tuple[int, ...]:
+        """The next fields."""
+        return fields.unpack(self.take(fields.size))
+
+    def array(self, dtype: str, count: int) -> npt.NDArray[np.generic]:
+        """The next ``count`` numbers."""
+        return np.frombuffer(self.take(count * np.dtype(dtype).itemsize), dtype)

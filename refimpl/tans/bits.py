@@ -1,0 +1,75 @@
+"""Bit fields in 32-bit words, least significant bit first.
+
+Bit p of a stream is bit p % 32 of word p // 32; a field's low bit comes first. As bytes the
+words are little-endian, so bit p is also bit p % 8 of byte p // 8.
+Specification: docs/spec/tans.md, "Bits".
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+
+def write_fields(
+    values: npt.NDArray[np.int64], widths: npt.NDArray[np.int64], word_count: int | None = None
+) -> npt.NDArray[np.uint32]:
+    """Write bit fields one behind the other.
+
+    Parameters
+    ----------
+    values : int64, any shape
+        ``values[i] < 2**widths[i]``; taken in C order.
+    widths : int64, same shape
+        Bits of each field, 0 to 32.
+    word_count : int, optional
+        Length of the result; default just enough words.
+
+    Returns
+    -------
+    uint32, shape (words,)
+        Bits behind the last field are zero.
+
+    Examples
+    --------
+    >>> write_fields(np.array([1, 0, 5]), np.array([1, 2, 3]))
+    array([41], dtype=uint32)
+    """
+    values, widths = values.ravel(), widths.ravel()
+    ends = np.cumsum(widths)
+    total = int(ends[-1]) if len(ends) else 0
+    words = np.zeros((total + 31) // 32 + 1 if word_count is None else word_count + 1, np.uint64)
+    position = ends - widths
+    shifted = values.astype(np.uint64) << (position % 32).astype(np.uint64)  # up to 63 bits
+    word = position // 32
+    used = widths > 0
+    np.bitwise_or.at(words, word[used], shifted[used] & np.uint64(0xFFFFFFFF))
+    np.bitwise_or.at(words, word[used] + 1, shifted[used] >> np.uint64(32))
+    return words[:-1].astype(np.uint32)
+
+
+def read_fields(
+    words: npt.NDArray[np.uint32], positions: npt.NDArray[np.int64], widths: npt.NDArray[np.int64] | int
+) -> npt.NDArray[np.int64]:
+    """Read one bit field at each position; bits outside the words read as zero.
+
+    Parameters
+    ----------
+    words : uint32, shape (words,)
+    positions : int64, any shape
+        First bit of each field.
+    widths : int or int64, broadcastable
+        Bits of each field, 0 to 31.
+
+    Returns
+    -------
+    int64, shape of positions
+
+    Examples
+    --------
+    >>> read_fields(np.array([41], np.uint32), np.array([0, 1, 3]), np.array([1, 2, 3]))
+    array([1, 0, 5])
+    """
+    padded = np.concatenate([words, np.zeros(2, np.uint32)]).astype(np.uint64)
+    word = np.minimum(positions // 32, len(words))
+    window = padded[word] | padded[word + 1] << np.uint64(32)
+    shifted = (window >> (positions % 32).astype(np.uint64)).astype(np.uint32).astype(np.int64)
+    return shifted & ((1 << np.asarray(widths, np.int64)) - 1)

@@ -1,0 +1,241 @@
+"""Blocks: what is stored for one tensor's symbols, the cheapest of four modes.
+
+``raw``       the symbols themselves, because coding would not shrink them
+``constant``  one symbol, repeated
+``coded``     one stream
+``partial``   some chunks raw, the others in one stream: size traded for decoding speed
+
+Partial coding cuts the symbols into blocks of c chunks and codes the last m chunks of each; what
+is left behind the last whole block is coded too. With f = m/c the decoder has f of the work and
+the tensor keeps 1 - f of its raw size.
+
+References: "When Compression Meets Model Compression", arXiv 2502.15443, figure 5.
+Specification: docs/spec/tans.md, "Blocks".
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from refimpl.errors import Corrupt, InvalidArgument
+from refimpl.tans.stream import NUMPY, Kernels, Stream, decode_stream, encode_stream
+
+MODES = ("raw", "constant", "coded", "partial")
+CHUNK_SYMBOLS = 4096
+MAX_CHUNKS = 16
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """How partial coding cuts a tensor."""
+
+    symbols: int  # per chunk
+    per_block: int  # c
+    coded: int  # m, the last m chunks of each block
+
+    def blocks(self, symbol_count: int) -> int:
+        """Whole blocks in a tensor of that many symbols."""
+        return symbol_count // (self.symbols * self.per_block)
+
+    def raw_count(self, symbol_count: int) -> int:
+        """Symbols of such a tensor that are stored raw."""
+        return self.blocks(symbol_count) * self.symbols * (self.per_block - self.coded)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One tensor's symbols, stored."""
+
+    mode: str
+    symbol_count: int
+    raw: npt.NDArray[np.uint8]  # raw: all symbols; constant: one; partial: the uncoded chunks
+    stream: Stream | None = None  # coded, partial
+    chunks: Chunks | None = None  # partial
+
+    @property
+    def payload_bits(self) -> int:
+        """Bits that carry symbols."""
+        coded = 0 if self.stream is None else 32 * len(self.stream.words) - self.stream.side_bits
+        return 8 * len(self.raw) + coded
+
+    @property
+    def side_bits(self) -> int:
+        """Bits of start states, lane lengths and normalized counts."""
+        return 0 if self.stream is None else self.stream.side_bits + 8 * stored_counts(self.stream.counts).nbytes
+
+    @property
+    def stored_bits(self) -> int:
+        """All bits of the block, headers of a container left out."""
+        return self.payload_bits + self.side_bits
+
+
+def encode_block(
+    symbols: npt.NDArray[np.uint8],
+    *,
+    profile: str = "gpu",
+    fraction: float = 1.0,
+    table_log: int | None = None,
+    lane_count: int | None = None,
+    kernels: Kernels = NUMPY,
+) -> Block:
+    """Store symbols in the mode that takes the fewest bits.
+
+    Parameters
+    ----------
+    symbols : uint8, any shape
+    profile : {"gpu", "archive"}
+    fraction : float
+        Share f of the chunks to code, above 0 and up to 1; rounded to a fraction of at most 16 chunks.
+    table_log, lane_count : int, optional
+        Set instead of chosen.
+    kernels : Kernels
+        NumPy or a bit-exact twin.
+
+    Raises
+    ------
+    InvalidArgument
+        A parameter is out of range.
+
+    Examples
+    --------
+    >>> block = encode_block(np.tile(np.array([0, 0, 0, 1], np.uint8), 1000))
+    >>> block.mode, block.stored_bits < 8 * 4000 / 7
+    ('coded', True)
+    >>> encode_block(np.full(10**6, 7, np.uint8)).mode
+    'constant'
+    """
+    symbols = np.ascontiguousarray(symbols).reshape(-1)
+    raw = Block("raw", len(symbols), symbols)
+    if len(symbols) == 0:
+        return raw
+    if (symbols == symbols[0]).all():
+        return Block("constant", len(symbols), symbols[:1])
+    options = {"profile": profile, "table_log": table_log, "kernels": kernels}
+    chunks = choose_chunks(fraction, len(symbols))
+    if chunks is None:
+        stream = encode_stream(symbols, lane_count=lane_count, **options)
+        coded = Block("coded", len(symbols), symbols[:0], stream)
+    else:
+        kept, coded_symbols = split_chunks(symbols, chunks)
+        stream = encode_stream(coded_symbols, lane_count=lane_count, **options)
+        coded = Block("partial", len(symbols), kept, stream, chunks)
+    return coded if coded.stored_bits < raw.stored_bits else raw
+
+
+def decode_block(block: Block, *, kernels: Kernels = NUMPY) -> npt.NDArray[np.uint8]:
+    """Get a block's symbols back.
+
+    Returns
+    -------
+    uint8, shape (symbol_count,)
+        Read-only where nothing had to be computed.
+
+    Raises
+    ------
+    StreamError
+        The block contradicts itself or its stream cannot be decoded.
+    """
+    coded_count = block.symbol_count
+    if block.mode == "raw":
+        expected = block.symbol_count
+    elif block.mode == "constant":
+        expected = 1
+    elif block.mode == "coded":
+        expected = 0
+    elif block.mode == "partial" and block.chunks is not None:
+        expected = block.chunks.raw_count(block.symbol_count)
+        coded_count -= expected
+    else:
+        raise Corrupt(f"block mode is {block.mode!r}, allowed are {', '.join(MODES)}")
+    if len(block.raw) != expected:
+        raise Corrupt(f"{len(block.raw)} raw symbols in a {block.mode} block, expected {expected}")
+    if block.mode == "raw":
+        return block.raw
+    if block.mode == "constant":
+        return np.broadcast_to(block.raw, block.symbol_count)  # a claim costs no memory
+    if block.stream is None or block.stream.symbol_count != coded_count:
+        raise Corrupt(f"the stream does not hold the {coded_count} symbols of its block")
+    coded = decode_stream(block.stream, kernels=kernels)
+    return coded if block.chunks is None else merge_chunks(block.raw, coded, block.chunks)
+
+
+def choose_chunks(fraction: float, symbol_count: int) -> Chunks | None:
+    """How to cut a tensor so that about ``fraction`` of it is coded; None to code it whole.
+
+    Raises
+    ------
+    InvalidArgument
+        The fraction is not above 0 and at most 1.
+
+    Examples
+    --------
+    >>> choose_chunks(0.75, 10**6)
+    Chunks(symbols=4096, per_block=4, coded=3)
+    """
+    if not 0 < fraction <= 1:
+        raise InvalidArgument(f"fraction is {fraction}, allowed are numbers above 0 up to 1")
+    share = Fraction(fraction).limit_denominator(MAX_CHUNKS)
+    share = max(share, Fraction(1, MAX_CHUNKS))
+    if share == 1:
+        return None
+    # Small tensors take smaller chunks, so that they hold at least eight blocks.
+    symbols = CHUNK_SYMBOLS
+    while symbols > 64 and symbols * share.denominator * 8 > symbol_count:
+        symbols //= 2
+    chunks = Chunks(symbols, share.denominator, share.numerator)
+    return chunks if chunks.blocks(symbol_count) else None
+
+
+def split_chunks(
+    symbols: npt.NDArray[np.uint8], chunks: Chunks
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """(raw, coded) symbols of a tensor.
+
+    Examples
+    --------
+    >>> raw, coded = split_chunks(np.arange(10, dtype=np.uint8), Chunks(2, 2, 1))
+    >>> raw.tolist(), coded.tolist()
+    ([0, 1, 4, 5], [2, 3, 6, 7, 8, 9])
+    """
+    whole = chunks.blocks(len(symbols)) * chunks.per_block * chunks.symbols
+    blocks = symbols[:whole].reshape(-1, chunks.per_block, chunks.symbols)
+    first_coded = chunks.per_block - chunks.coded
+    coded = np.concatenate([blocks[:, first_coded:].reshape(-1), symbols[whole:]])
+    return blocks[:, :first_coded].reshape(-1), coded
+
+
+def merge_chunks(
+    raw: npt.NDArray[np.uint8], coded: npt.NDArray[np.uint8], chunks: Chunks
+) -> npt.NDArray[np.uint8]:
+    """Undo `split_chunks`.
+
+    Examples
+    --------
+    >>> symbols = np.arange(10, dtype=np.uint8)
+    >>> merge_chunks(*split_chunks(symbols, Chunks(2, 2, 1)), Chunks(2, 2, 1)).tolist()
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    """
+    count = chunks.blocks(len(raw) + len(coded))
+    first_coded = chunks.per_block - chunks.coded
+    in_blocks = count * chunks.coded * chunks.symbols
+    blocks = np.concatenate(
+        [
+            raw.reshape(count, first_coded, chunks.symbols),
+            coded[:in_blocks].reshape(count, chunks.coded, chunks.symbols),
+        ],
+        axis=1,
+    )
+    return np.concatenate([blocks.reshape(-1), coded[in_blocks:]])
+
+
+def stored_counts(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """Normalized counts in the dtype they are stored in: uint8 if all fit, else uint16.
+
+    Examples
+    --------
+    >>> stored_counts(np.array([22, 0, 8, 2])).dtype
+    dtype('uint8')
+    """
+    return counts.astype(np.uint8 if counts.max() < 256 else np.uint16)

@@ -1,0 +1,69 @@
+"""Decode all lanes at once, one step at a time.
+
+Specification: docs/spec/tans.md, "Decoding".
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from refimpl.errors import Corrupt
+from refimpl.tans.bits import read_fields
+from refimpl.tans.lanes import collect, lane_length
+from refimpl.tans.tables import DecodeTable
+
+
+def decode_lanes(
+    words: npt.NDArray[np.uint32],
+    first_bit: int,
+    start_states: npt.NDArray[np.uint16],
+    bit_lengths: npt.NDArray[np.int64],
+    table: DecodeTable,
+    symbol_count: int,
+) -> npt.NDArray[np.uint8]:
+    """Decode every lane.
+
+    Parameters
+    ----------
+    words : uint32, shape (words,)
+    first_bit : int
+        Where lane 0 begins in the words.
+    start_states : uint16, shape (lane_count,)
+        Below the table's size.
+    bit_lengths : int64, shape (lane_count,)
+        Bits of each lane; lanes lie behind one another.
+    table : DecodeTable
+    symbol_count : int
+        Symbols to return, the padding left out.
+
+    Returns
+    -------
+    uint8, shape (symbol_count,)
+
+    Raises
+    ------
+    Corrupt
+        A lane does not use exactly its bits.
+
+    Examples
+    --------
+    >>> from refimpl.tans.tables import decode_table
+    >>> table = decode_table(np.array([22, 0, 8, 2]))
+    >>> decode_lanes(np.array([6], np.uint32), 0, np.array([2], np.uint16), np.array([3]), table, 4)
+    array([0, 2, 0, 0], dtype=uint8)
+    """
+    lane_count = len(start_states)
+    steps = lane_length(symbol_count, lane_count)
+    lanes = np.empty((steps, lane_count), np.uint8)
+    end = first_bit + np.cumsum(bit_lengths)
+    position = end - bit_lengths
+    state = start_states.astype(np.int64)
+    for t in range(steps - 1):
+        lanes[t] = table.symbol[state]
+        width = table.bit_count[state].astype(np.int64)
+        state = table.base[state] + read_fields(words, position, width)
+        position = position + width
+    lanes[steps - 1] = table.symbol[state]  # the last symbol is in the state alone
+    if not np.array_equal(position, end):
+        lane = int(np.flatnonzero(position != end)[0])
+        raise Corrupt(f"lane {lane} ends at bit {position[lane]}, its length says bit {end[lane]}")
+    return collect(lanes, symbol_count)

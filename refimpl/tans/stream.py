@@ -1,0 +1,223 @@
+"""The stream: everything one run of the coder stores, side information included.
+
+::
+
+    words = start state of every lane    table_log bits each
+            length of every lane         length_width bits each, minus length_base
+            payload of every lane        its length in bits
+            zero bits up to a whole word
+
+Specification: docs/spec/tans.md, "Stream".
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, Truncated
+from refimpl.tans import counts as counts_module
+from refimpl.tans.bits import read_fields, write_fields
+from refimpl.tans.counts import choose_table_log, coded_cost, normalize_counts
+from refimpl.tans.decoding import decode_lanes
+from refimpl.tans.encoding import encode_lanes
+from refimpl.tans.lanes import choose_lane_count
+from refimpl.tans.spread import table_log_of
+from refimpl.tans.tables import DecodeTable, EncodeTable, decode_table, encode_table
+
+MAX_LENGTH_WIDTH = 31
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One coded run of symbols. Frozen: a stream is a value."""
+
+    symbol_count: int  # at least 1
+    lane_count: int  # at least 1
+    length_base: int  # bits of the shortest lane
+    length_width: int  # bits of each stored lane length, 0 to 31
+    counts: npt.NDArray[np.int64]  # (alphabet,) normalized counts
+    words: npt.NDArray[np.uint32]  # (words,)
+
+    @property
+    def side_bits(self) -> int:
+        """Bits of start states and lane lengths."""
+        return self.lane_count * (table_log_of(self.counts) + self.length_width)
+
+
+class Histogram(Protocol):
+    """Signature of `refimpl.tans.counts.histogram`."""
+
+    def __call__(self, symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]: ...
+
+
+class EncodeLanes(Protocol):
+    """Signature of `refimpl.tans.encoding.encode_lanes`."""
+
+    def __call__(
+        self, symbols: npt.NDArray[np.uint8], lane_count: int, padding: int, table: EncodeTable
+    ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64], npt.NDArray[np.uint32]]: ...
+
+
+class DecodeLanes(Protocol):
+    """Signature of `refimpl.tans.decoding.decode_lanes`."""
+
+    def __call__(
+        self,
+        words: npt.NDArray[np.uint32],
+        first_bit: int,
+        start_states: npt.NDArray[np.uint16],
+        bit_lengths: npt.NDArray[np.int64],
+        table: DecodeTable,
+        symbol_count: int,
+    ) -> npt.NDArray[np.uint8]: ...
+
+
+class Kernels(NamedTuple):
+    """The three loops that touch every symbol; a faster twin replaces just these."""
+
+    histogram: Histogram
+    encode_lanes: EncodeLanes
+    decode_lanes: DecodeLanes
+
+
+NUMPY = Kernels(counts_module.histogram, encode_lanes, decode_lanes)
+
+
+def encode_stream(
+    symbols: npt.NDArray[np.uint8],
+    *,
+    profile: str = "gpu",
+    table_log: int | None = None,
+    lane_count: int | None = None,
+    kernels: Kernels = NUMPY,
+) -> Stream:
+    """Code symbols into a stream.
+
+    Parameters
+    ----------
+    symbols : uint8, shape (n,)
+        n >= 1.
+    profile : {"gpu", "archive"}
+        Lane length to aim at, see `refimpl.tans.lanes.choose_lane_count`.
+    table_log, lane_count : int, optional
+        Set instead of chosen.
+    kernels : Kernels
+        NumPy or a bit-exact twin.
+
+    Raises
+    ------
+    InvalidArgument
+        No symbols, or a parameter out of range.
+
+    Examples
+    --------
+    >>> symbols = np.array([0, 1, 0, 0, 2, 0, 1, 0] * 40, np.uint8)
+    >>> stream = encode_stream(symbols, lane_count=2)
+    >>> len(symbols), stream.words.nbytes, np.array_equal(decode_stream(stream), symbols)
+    (320, 56, True)
+    """
+    if len(symbols) == 0:
+        raise InvalidArgument("a stream holds at least one symbol")
+    histogram = kernels.histogram(symbols)
+    if lane_count is None:
+        estimate = coded_cost(histogram, normalize_counts(histogram, counts_module.MAX_TABLE_LOG))
+        bits = estimate >> counts_module.LOG2_FRACTION_BITS
+        lane_count = choose_lane_count(len(symbols), bits, profile)
+    if not 1 <= lane_count <= len(symbols):
+        raise InvalidArgument(f"lane_count is {lane_count}, allowed are 1 to {len(symbols)}")
+    if table_log is None:
+        table_log = choose_table_log(histogram, lane_count)
+    counts = normalize_counts(histogram, table_log)
+    padding = int(np.argmax(counts))
+    start_states, bit_lengths, payload = kernels.encode_lanes(symbols, lane_count, padding, encode_table(counts))
+    base = int(bit_lengths.min())
+    width = int(bit_lengths.max() - base).bit_length()
+    if width > MAX_LENGTH_WIDTH:
+        raise InvalidArgument(f"lane lengths differ by {width} bits, at most {MAX_LENGTH_WIDTH} can be stored")
+    side = write_fields(
+        np.concatenate([start_states.astype(np.int64), bit_lengths - base]),
+        np.repeat([table_log, width], lane_count),
+    )
+    words = append_bits(side, lane_count * (table_log + width), payload, int(bit_lengths.sum()))
+    return Stream(len(symbols), lane_count, base, width, counts, words)
+
+
+def decode_stream(stream: Stream, *, kernels: Kernels = NUMPY) -> npt.NDArray[np.uint8]:
+    """Decode a stream; nothing in it is trusted.
+
+    Returns
+    -------
+    uint8, shape (symbol_count,)
+
+    Raises
+    ------
+    Truncated
+        There are fewer words than the fields announce.
+    Corrupt
+        A field contradicts another, or a lane does not use exactly its bits.
+    LimitExceeded
+        More symbols than such a stream can hold.
+    """
+    start_states, bit_lengths, table_log = lane_sides(stream)
+    table = decode_table(stream.counts)
+    first_bit = stream.lane_count * (table_log + stream.length_width)
+    return kernels.decode_lanes(
+        stream.words, first_bit, start_states, bit_lengths, table, stream.symbol_count
+    )
+
+
+def lane_sides(stream: Stream) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64], int]:
+    """(start_states, bit_lengths, table_log) of a stream, all fields checked.
+
+    Raises
+    ------
+    Truncated, Corrupt, LimitExceeded
+        See `decode_stream`.
+    """
+    try:
+        table_log = table_log_of(stream.counts)
+    except InvalidArgument as error:
+        raise Corrupt(str(error)) from None
+    lanes, width = stream.lane_count, stream.length_width
+    if not 1 <= lanes <= stream.symbol_count:
+        raise Corrupt(f"{lanes} lanes for {stream.symbol_count} symbols")
+    if not 0 <= width <= MAX_LENGTH_WIDTH or stream.length_base < 0:
+        raise Corrupt(f"lane lengths of {width} bits above {stream.length_base}")
+    available = 32 * len(stream.words)
+    if lanes * (table_log + width) > available:
+        raise Truncated(f"{lanes} lanes need {lanes * (table_log + width)} bits, the words hold {available}")
+    # Fewer than 2**table_log steps in a row can pass without reading a bit, unless one symbol fills the table.
+    if np.count_nonzero(stream.counts) > 1 and stream.symbol_count > (available + lanes) << table_log:
+        raise LimitExceeded(f"{stream.symbol_count} symbols cannot come from {available} bits")
+    lane = np.arange(lanes)
+    start_states = read_fields(stream.words, lane * table_log, table_log).astype(np.uint16)
+    lengths = stream.length_base + read_fields(stream.words, lanes * table_log + lane * width, width)
+    if (total := lanes * (table_log + width) + int(lengths.sum())) > available:
+        raise Truncated(f"the lanes need {total} bits, the words hold {available}")
+    if len(stream.words) != (total + 31) // 32:
+        raise Corrupt(f"{len(stream.words)} words hold a stream of {total} bits")
+    if total % 32 and stream.words[-1] >> np.uint32(total % 32):
+        raise Corrupt("bits behind the last lane are not zero")
+    return start_states, lengths, table_log
+
+
+def append_bits(
+    head: npt.NDArray[np.uint32], head_bits: int, tail: npt.NDArray[np.uint32], tail_bits: int
+) -> npt.NDArray[np.uint32]:
+    """Put ``tail_bits`` bits behind ``head_bits`` bits.
+
+    Examples
+    --------
+    >>> append_bits(np.array([5], np.uint32), 3, np.array([3], np.uint32), 2)
+    array([29], dtype=uint32)
+    """
+    words = np.zeros((head_bits + tail_bits + 31) // 32 + 1, np.uint32)
+    words[: len(head)] = head
+    shift = head_bits % 32
+    first = head_bits // 32
+    words[first : first + len(tail)] |= tail << np.uint32(shift)
+    if shift:
+        words[first + 1 : first + 1 + len(tail)] |= tail[: len(words) - first - 1] >> np.uint32(32 - shift)
+    return words[:-1]

@@ -1,0 +1,129 @@
+"""State tables of the encoder and the decoder, both built from the symbol spread.
+
+A state is an index 0 <= state < L = 2**table_log; it stands for the ANS number L + state.
+The slots of a symbol with count q, in the order of the table, carry the numbers q to 2q-1:
+reading just enough bits behind such a number x brings it back to [L, 2L).
+Specification: docs/spec/tans.md, "State tables".
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from refimpl.tans.spread import spread_symbols
+
+
+@dataclass(frozen=True)
+class DecodeTable:
+    """One row per state: emit ``symbol``, then move to ``base`` + the next ``bit_count`` bits."""
+
+    symbol: npt.NDArray[np.uint8]  # (2**table_log,)
+    bit_count: npt.NDArray[np.uint8]  # (2**table_log,) 0 to table_log
+    base: npt.NDArray[np.uint16]  # (2**table_log,) next state when all those bits are 0
+
+
+@dataclass(frozen=True)
+class EncodeTable:
+    """How to come from a state to one that emits a given symbol.
+
+    For state x = L + state, symbol s gives off its low ``bit_count`` bits, where
+    ``bit_count = (state + bit_count_delta[s]) >> 16``, and moves to
+    ``next_state[first_slot[s] + (x >> bit_count)]``.
+    """
+
+    bit_count_delta: npt.NDArray[np.uint32]  # (alphabet,)
+    first_slot: npt.NDArray[np.int32]  # (alphabet,) symbol's first entry in next_state, minus its count
+    next_state: npt.NDArray[np.uint16]  # (2**table_log,) states grouped by symbol, ascending
+    last_state: npt.NDArray[np.uint16]  # (alphabet,) the state to begin with: the symbol's lowest
+
+
+def decode_table(counts: npt.NDArray[np.int64]) -> DecodeTable:
+    """Build the decoder's table.
+
+    Parameters
+    ----------
+    counts : int64, shape (alphabet,)
+        Normalized counts.
+
+    Raises
+    ------
+    InvalidArgument
+        The counts do not sum to a power of two from 2**5 to 2**12.
+
+    References
+    ----------
+    J. Duda, arXiv 1311.2540, section 4.
+
+    Examples
+    --------
+    >>> table = decode_table(np.array([22, 0, 8, 2]))
+    >>> table.symbol[1], table.bit_count[1], table.base[1]
+    (np.uint8(2), np.uint8(2), np.uint16(0))
+    """
+    symbol = spread_symbols(counts)
+    number = occurrence(symbol) + counts[symbol]  # (L,) the x in [q, 2q) of each state
+    size = len(symbol)
+    bit_count = int(size).bit_length() - bit_length(number)
+    return DecodeTable(symbol, bit_count.astype(np.uint8), ((number << bit_count) - size).astype(np.uint16))
+
+
+def encode_table(counts: npt.NDArray[np.int64]) -> EncodeTable:
+    """Build the encoder's table.
+
+    Parameters
+    ----------
+    counts : int64, shape (alphabet,)
+        Normalized counts.
+
+    Raises
+    ------
+    InvalidArgument
+        The counts do not sum to a power of two from 2**5 to 2**12.
+
+    Examples
+    --------
+    >>> table = encode_table(np.array([22, 0, 8, 2]))
+    >>> table.last_state
+    array([0, 0, 1, 8], dtype=uint16)
+    """
+    symbol = spread_symbols(counts)
+    size = len(symbol)
+    next_state = np.argsort(symbol, kind="stable").astype(np.uint16)
+    first = np.cumsum(counts) - counts  # (alphabet,)
+    # A state below (q << most) - L gives off most - 1 bits, the others `most`: one addition decides.
+    q = np.maximum(counts, 1)
+    most = int(size).bit_length() - bit_length(q)
+    delta = (most << 16) - ((q << most) - size)
+    last_state = np.where(counts > 0, next_state[np.minimum(first, size - 1)], 0)
+    return EncodeTable(
+        delta.astype(np.uint32), (first - counts).astype(np.int32), next_state, last_state.astype(np.uint16)
+    )
+
+
+def occurrence(symbol: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """How often each entry's symbol stands before it.
+
+    Examples
+    --------
+    >>> occurrence(np.array([5, 7, 5, 5], np.uint8))
+    array([0, 0, 1, 2])
+    """
+    order = np.argsort(symbol, kind="stable")
+    grouped = symbol[order]
+    first = np.searchsorted(grouped, grouped)  # index where each group begins
+    result = np.empty(len(symbol), np.int64)
+    result[order] = np.arange(len(symbol)) - first
+    return result
+
+
+def bit_length(x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Bits needed to write each positive number (1 -> 1, 4 -> 3); exact for x < 2**13.
+
+    Examples
+    --------
+    >>> bit_length(np.array([1, 3, 4, 4096]))
+    array([ 1,  2,  3, 13])
+    """
+    powers = 1 << np.arange(14)
+    return np.searchsorted(powers, x, side="right")
