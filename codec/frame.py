@@ -141,8 +141,12 @@ def write_frame(frame: Frame) -> bytes:
         stream, counts = block.stream, stored_counts(block.stream.counts)
         parts.append(
             STREAM.pack(
-                stream.lane_count, stream.length_base, len(stream.words),
-                len(counts), stream.length_width, counts.itemsize,
+                stream.lane_count,
+                stream.length_base,
+                len(stream.words),
+                len(counts),
+                stream.length_width,
+                counts.itemsize,
             )  # fmt: skip
         )
         if block.chunks is not None:

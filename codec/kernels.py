@@ -119,7 +119,9 @@ def count_symbols(symbols: Any) -> Any:
 
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
-def decode_rows(data: Any, byte_count: Any, position: Any, bit_lengths: Any, start_states: Any, table: Any, rows: Any) -> Any:
+def decode_rows(
+    data: Any, byte_count: Any, position: Any, bit_lengths: Any, start_states: Any, table: Any, rows: Any
+) -> Any:
     """Fill rows (groups, lanes); return -1 or the first lane that does not use exactly its bits."""
     groups, lanes = rows.shape
     mask = np.uint64(len(table) - 1)  # states are below the table size by construction; this keeps it so

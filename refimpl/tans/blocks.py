@@ -188,9 +188,7 @@ def choose_chunks(fraction: float, symbol_count: int) -> Chunks | None:
     return chunks if chunks.blocks(symbol_count) else None
 
 
-def split_chunks(
-    symbols: npt.NDArray[np.uint8], chunks: Chunks
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+def split_chunks(symbols: npt.NDArray[np.uint8], chunks: Chunks) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """(raw, coded) symbols of a tensor.
 
     Examples
@@ -206,9 +204,7 @@ def split_chunks(
     return blocks[:, :first_coded].reshape(-1), coded
 
 
-def merge_chunks(
-    raw: npt.NDArray[np.uint8], coded: npt.NDArray[np.uint8], chunks: Chunks
-) -> npt.NDArray[np.uint8]:
+def merge_chunks(raw: npt.NDArray[np.uint8], coded: npt.NDArray[np.uint8], chunks: Chunks) -> npt.NDArray[np.uint8]:
     """Undo `split_chunks`.
 
     Examples

@@ -163,9 +163,7 @@ def decode_stream(stream: Stream, *, kernels: Kernels = NUMPY) -> npt.NDArray[np
     start_states, bit_lengths, table_log = lane_sides(stream)
     table = decode_table(stream.counts)
     first_bit = stream.lane_count * (table_log + stream.length_width)
-    return kernels.decode_lanes(
-        stream.words, first_bit, start_states, bit_lengths, table, stream.symbol_count
-    )
+    return kernels.decode_lanes(stream.words, first_bit, start_states, bit_lengths, table, stream.symbol_count)
 
 
 def lane_sides(stream: Stream) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64], int]:

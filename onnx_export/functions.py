@@ -1,0 +1,303 @@
+'''The `ai.tansor` functions: tANS decoding and dequantization in standard ONNX operators.
+
+Written in ONNX's own text form, so that what is read here is what the file holds. Only operators
+and signatures that are the same from opset 11 to 26 are used, and none that the CUDA provider
+lacks: no bit operators (a shift is a Div, a mask a Mod), no 8-bit arithmetic.
+
+============================ =========================================================
+input                        meaning (docs/spec/onnx.md)
+============================ =========================================================
+stream  uint16 [n]           the stream's words as little-endian halves
+counts  uint8|uint16 [a]     normalized counts
+layout  int64 [5 + rank]     symbol_count, table_log, lane_count, length_base,
+                             length_width, then the shape of the result
+raw     uint8 [m]            partial: the chunks that are not coded
+chunks  int64 [3]            partial: symbols per chunk, chunks per block, coded chunks
+scale   float [..]           broadcastable to the shape
+zero_point uint8 [..]        broadcastable to the shape
+============================ =========================================================
+'''
+
+from collections.abc import Iterable
+
+import onnx
+import onnx.parser
+
+DOMAIN = "ai.tansor"
+DOMAIN_VERSION = 1
+MIN_OPSET = 11
+MAX_OPSET = 26
+
+# Fields of `width` bits at bit `position` of the stream: three halves make a window of 48 bits.
+READ_FIELDS = """
+    {name}_half = Div({position}, i16)
+    {name}_shift = Mod({position}, i16)
+    {name}_w0 = Gather(halves64, {name}_half)
+    {name}_half1 = Add({name}_half, i1)
+    {name}_w1 = Gather(halves64, {name}_half1)
+    {name}_half2 = Add({name}_half1, i1)
+    {name}_w2 = Gather(halves64, {name}_half2)
+    {name}_w1_up = Mul({name}_w1, i65536)
+    {name}_w2_up = Mul({name}_w2, i2_32)
+    {name}_w01 = Add({name}_w0, {name}_w1_up)
+    {name}_window = Add({name}_w01, {name}_w2_up)
+    {name}_divisor = Gather(powers, {name}_shift)
+    {name}_shifted = Div({name}_window, {name}_divisor)
+    {name}_modulus = Gather(powers, {width})
+    {name} = Mod({name}_shifted, {name}_modulus)
+"""
+
+# One decoding step. A window of 31 bits begins at every half: at most 15 are shifted out,
+# 16 are left and 12 are needed.
+STEP = """
+        symbol{t} = Gather(table_symbol, state{t})
+        width{t} = Gather(table_bit_count, state{t})
+        base{t} = Gather(table_base, state{t})
+        half{t} = Div(position{t}, i16)
+        shift{t} = Mod(position{t}, i16)
+        window{t} = Gather(windows, half{t})
+        divisor{t} = Gather(powers32, shift{t})
+        shifted{t} = Div(window{t}, divisor{t})
+        modulus{t} = Gather(powers32, width{t})
+        bits{t} = Mod(shifted{t}, modulus{t})
+        state{u} = Add(base{t}, bits{t})
+        position{u} = Add(position{t}, width{t})
+        column{t} = Reshape(symbol{t}, column_shape)
+"""
+
+DECODE = (
+    """
+    # Constants.
+    i0 = Constant <value = int64 {0}> ()
+    i1 = Constant <value = int64 {1}> ()
+    i2 = Constant <value = int64 {2}> ()
+    i4 = Constant <value = int64 {4}> ()
+    i16 = Constant <value = int64 {16}> ()
+    i65536 = Constant <value = int64 {65536}> ()
+    i2_32 = Constant <value = int64 {4294967296}> ()
+    v0 = Constant <value = int64[1] {0}> ()
+    v1 = Constant <value = int64[1] {1}> ()
+    v2 = Constant <value = int64[1] {2}> ()
+    v5 = Constant <value = int64[1] {5}> ()
+    far = Constant <value = int64[1] {4611686018427387904}> ()
+    flat = Constant <value = int64[1] {-1}> ()
+    column_shape = Constant <value = int64[2] {-1, 1}> ()
+    row_shape = Constant <value = int64[2] {1, -1}> ()
+    yes = Constant <value = bool {1}> ()
+    exponents = Constant <value = int64[13] {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}> ()
+    powers = Constant <value = int64[32] {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096,
+        8192, 16384, 32768, 65536, 131072, 262144, 524288, 1048576, 2097152, 4194304, 8388608, 16777216,
+        33554432, 67108864, 134217728, 268435456, 536870912, 1073741824, 2147483648}> ()
+    powers32 = Constant <value = int32[16] {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096,
+        8192, 16384, 32768}> ()
+    p32768 = Constant <value = int32 {32768}> ()
+    p65536 = Constant <value = int32 {65536}> ()
+    zeros = Constant <value = int32[4] {0, 0, 0, 0}> ()
+
+    # Layout.
+    index0 = Constant <value = int64 {0}> ()
+    index1 = Constant <value = int64 {1}> ()
+    index2 = Constant <value = int64 {2}> ()
+    index3 = Constant <value = int64 {3}> ()
+    index4 = Constant <value = int64 {4}> ()
+    symbol_count = Gather(layout, index0)
+    table_log = Gather(layout, index1)
+    lane_count = Gather(layout, index2)
+    length_base = Gather(layout, index3)
+    length_width = Gather(layout, index4)
+    shape = Slice(layout, v5, far)
+
+    # Symbol spread: slots listed symbol by symbol, sorted by key.
+    q = Cast <to = 7> (counts)
+    size = Gather(powers, table_log)
+    size_less_one = Sub(size, i1)
+    slot = Range(i0, size, i1)
+    ends = CumSum(q, i0)
+    firsts = Sub(ends, q)
+    slot_column = Reshape(slot, column_shape)
+    ends_row = Reshape(ends, row_shape)
+    is_below = Less(slot_column, ends_row)
+    below = Cast <to = 1> (is_below)
+    slot_symbol = ArgMax <axis = 1, keepdims = 0> (below)
+    slot_first = Gather(firsts, slot_symbol)
+    slot_number = Sub(slot, slot_first)
+    slot_q = Gather(q, slot_symbol)
+    twice = Mul(slot_number, i2)
+    odd = Add(twice, i1)
+    odd_up = Mul(odd, i65536)
+    twice_q = Mul(slot_q, i2)
+    even_key = Div(odd_up, twice_q)
+    single = Equal(slot_q, i1)
+    key = Where(single, i65536, even_key)
+    key_up = Mul(key, size)
+    unique_key = Add(key_up, slot)
+    size_vector = Reshape(size, flat)
+    sorted_key, sorted_index = TopK <axis = 0, largest = 0, sorted = 1> (unique_key, size_vector)
+    slot_order = Mod(sorted_key, size)
+
+    # State table.
+    state_symbol = Gather(slot_symbol, slot_order)
+    state_q = Gather(slot_q, slot_order)
+    state_slot = Gather(slot_number, slot_order)
+    number = Add(state_q, state_slot)
+    number_column = Reshape(number, column_shape)
+    doublings = Gather(powers, exponents)
+    doublings_row = Reshape(doublings, row_shape)
+    doubled = Mul(number_column, doublings_row)
+    is_reached = Less(size_less_one, doubled)
+    reached = Cast <to = 1> (is_reached)
+    table_bit_count = ArgMax <axis = 1, keepdims = 0> (reached)
+    factor = Gather(powers, table_bit_count)
+    number_up = Mul(number, factor)
+    base64 = Sub(number_up, size)
+    table_base = Cast <to = 6> (base64)
+    table_symbol = Cast <to = 2> (state_symbol)
+
+    # Windows.
+    halves = Cast <to = 6> (stream)
+    padded = Concat <axis = 0> (halves, zeros)
+    halves64 = Cast <to = 7> (padded)
+    low = Slice(padded, v0, flat)
+    high = Slice(padded, v1, far)
+    high_part = Mod(high, p32768)
+    high_up = Mul(high_part, p65536)
+    windows = Add(low, high_up)
+
+    # Start states and lane lengths.
+    lane = Range(i0, lane_count, i1)
+    start_at = Mul(lane, table_log)
+"""
+    + READ_FIELDS.format(name="start", position="start_at", width="table_log")
+    + """
+    states_end = Mul(lane_count, table_log)
+    length_offset = Mul(lane, length_width)
+    length_at = Add(states_end, length_offset)
+"""
+    + READ_FIELDS.format(name="length_more", position="length_at", width="length_width")
+    + """
+    lengths = Add(length_base, length_more)
+    lane_ends = CumSum(lengths, i0)
+    lane_firsts = Sub(lane_ends, lengths)
+    lengths_size = Mul(lane_count, length_width)
+    side_end = Add(states_end, lengths_size)
+    start_position = Add(side_end, lane_firsts)
+    start_state = Cast <to = 6> (start)
+
+    # Four steps at a time: lanes write neighbouring groups of four symbols.
+    lanes_by_four = Mul(lane_count, i4)
+    symbols_up = Add(symbol_count, lanes_by_four)
+    symbols_over = Sub(symbols_up, i1)
+    groups = Div(symbols_over, lanes_by_four)
+    end_state, end_position, rows = Loop(groups, yes, start_state, start_position) <body = decode_four (
+        int64 group, bool go, int32[lanes] state0, int64[lanes] position0
+    ) => (bool go_on, int32[lanes] state4, int64[lanes] position4, uint8[symbols] row) {
+        go_on = Identity(go)
+"""
+    + "".join(STEP.format(t=t, u=t + 1) for t in range(4))
+    + """
+        square = Concat <axis = 1> (column0, column1, column2, column3)
+        row = Reshape(square, flat)
+    }>
+    padded_symbols = Reshape(rows, flat)
+    count_vector = Reshape(symbol_count, flat)
+    coded = Slice(padded_symbols, v0, count_vector)
+"""
+)
+
+DECOMPRESS = (
+    "Decompress (stream, counts, layout) => (symbols) {"
+    + DECODE
+    + """
+    symbols = Reshape(coded, shape)
+}"""
+)
+
+# The last m of every c chunks are coded; raw and coded chunks are put side by side again.
+DECOMPRESS_PARTIAL = (
+    "DecompressPartial (stream, counts, layout, raw, chunks) => (symbols) {"
+    + DECODE
+    + """
+    chunk_symbols = Gather(chunks, index0)
+    chunks_per_block = Gather(chunks, index1)
+    coded_chunks = Gather(chunks, index2)
+    raw_chunks = Sub(chunks_per_block, coded_chunks)
+    raw_of_block = Mul(raw_chunks, chunk_symbols)
+    coded_of_block = Mul(coded_chunks, chunk_symbols)
+    raw_width = Reshape(raw_of_block, flat)
+    coded_width = Reshape(coded_of_block, flat)
+    raw_shape = Concat <axis = 0> (flat, raw_width)
+    coded_shape = Concat <axis = 0> (flat, coded_width)
+    raw_rows = Reshape(raw, raw_shape)
+    raw_rows_shape = Shape(raw_rows)
+    blocks = Gather(raw_rows_shape, index0)
+    in_blocks = Mul(blocks, coded_of_block)
+    in_blocks_vector = Reshape(in_blocks, flat)
+    head = Slice(coded, v0, in_blocks_vector)
+    tail = Slice(coded, in_blocks_vector, far)
+    coded_rows = Reshape(head, coded_shape)
+    whole_rows = Concat <axis = 1> (raw_rows, coded_rows)
+    whole = Reshape(whole_rows, flat)
+    all_symbols = Concat <axis = 0> (whole, tail)
+    symbols = Reshape(all_symbols, shape)
+}"""
+)
+
+# A product rounded once in float32, then rounded to the weight's own type.
+DEQUANTIZE = """Dequantize <to> (symbols, scale, zero_point) => (weight) {
+    symbols_f = Cast <to = 1> (symbols)
+    zero_point_f = Cast <to = 1> (zero_point)
+    codes = Sub(symbols_f, zero_point_f)
+    weight_f = Mul(codes, scale)
+    weight = Cast <to: int = @to> (weight_f)
+}"""
+
+DECOMPRESS_LINEAR = """DecompressLinear <to> (stream, counts, layout, scale, zero_point) => (weight) {
+    symbols = ai.tansor.Decompress(stream, counts, layout)
+    weight = ai.tansor.Dequantize <to: int = @to> (symbols, scale, zero_point)
+}"""
+
+DECOMPRESS_PARTIAL_LINEAR = """
+DecompressPartialLinear <to> (stream, counts, layout, raw, chunks, scale, zero_point) => (weight) {
+    symbols = ai.tansor.DecompressPartial(stream, counts, layout, raw, chunks)
+    weight = ai.tansor.Dequantize <to: int = @to> (symbols, scale, zero_point)
+}"""
+
+BODIES = {
+    "Decompress": DECOMPRESS,
+    "DecompressPartial": DECOMPRESS_PARTIAL,
+    "Dequantize": DEQUANTIZE,
+    "DecompressLinear": DECOMPRESS_LINEAR,
+    "DecompressPartialLinear": DECOMPRESS_PARTIAL_LINEAR,
+}
+CALLS = {
+    "DecompressLinear": ("Decompress", "Dequantize"),
+    "DecompressPartialLinear": ("DecompressPartial", "Dequantize"),
+}
+
+
+def functions(names: Iterable[str], opset: int) -> list[onnx.FunctionProto]:
+    """The named functions and those that they call.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Keys of `BODIES`.
+    opset : int
+        Opset of the model, 11 to 26; the bodies mean the same in all of them.
+
+    Examples
+    --------
+    >>> [f.name for f in functions(["DecompressLinear"], 21)]
+    ['Decompress', 'Dequantize', 'DecompressLinear']
+    """
+    wanted = set(names)
+    for name in list(wanted):
+        wanted.update(CALLS.get(name, ()))
+    header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}, "{DOMAIN}" : {DOMAIN_VERSION}]> '
+    return [parse(header + text) for name, text in BODIES.items() if name in wanted]
+
+
+def parse(text: str) -> onnx.FunctionProto:
+    """Parse a function from ONNX text; lines that begin with # are comments."""
+    lines = [line for line in text.splitlines() if not line.strip().startswith("#")]
+    return onnx.parser.parse_function("\n".join(lines))

@@ -1,0 +1,144 @@
+"""The layer pipeline: scale -> quantize -> prune -> code, every intermediate result returned.
+
+``W (out, in)`` and what calibration saw of the layer's input go in; codes, masks, symbols, coded bits
+and the weight that a decoder will see come out. Specification: docs/spec/pipeline.md.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from refimpl.errors import InvalidArgument
+from refimpl.numerics import check_weight
+from refimpl.pruning import linf_score, prune, prune_mask
+from refimpl.quantization import Quantized, QuantizationSpec, dequantize, quantization_scale, quantize_with
+from refimpl.scaling import fold_into_scale, max_scale, scale_channels
+from refimpl.search import choose_exponent
+from refimpl.symbols import to_symbols
+from refimpl.tans.blocks import Block, encode_block
+from refimpl.tans.stream import NUMPY, Kernels
+
+
+@dataclass(frozen=True)
+class ActivationStatistics:
+    """What calibration saw of a layer's input X (tokens, in)."""
+
+    maximum: npt.NDArray[np.float64]  # (in,) max_t |X[t, j]|
+    mean_square: npt.NDArray[np.float64]  # (in,) mean_t X[t, j]**2
+
+    @staticmethod
+    def unknown(inputs: int) -> "ActivationStatistics":
+        """All channels alike: for weights that nothing is known about."""
+        return ActivationStatistics(np.ones(inputs), np.ones(inputs))
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """What the pipeline may do to a layer.
+
+    Without ``target_sqnr_db`` the first exponent is used and the scale is the finest one,
+    ``max|W'| / last code``. With it, `refimpl.search` picks both; the granularity is then per tensor.
+    """
+
+    bits: int = 8
+    exponents: tuple[float, ...] = (0.0,)
+    target_sqnr_db: float | None = None
+    sparsity: float = 0.0
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """All intermediate results of scale, quantize and prune."""
+
+    exponent: float
+    channel_scale: npt.NDArray[np.float32]  # (in,) s
+    scaled: npt.NDArray[np.float32]  # (out, in) W' = W s
+    scale: npt.NDArray[np.float32]  # (1, 1) step of the quantizer of W'
+    codes: npt.NDArray[np.int8]  # (out, in) before pruning
+    mask: npt.NDArray[np.bool_]  # (out, in) True where pruned
+    pruned: npt.NDArray[np.int8]  # (out, in)
+    symbols: npt.NDArray[np.uint8]  # (out, in)
+    zero_point: int  # symbol of code 0
+    folded_scale: npt.NDArray[np.float32]  # (1, in) scale / s
+    reconstruction: npt.NDArray[np.float32]  # (out, in) (symbols - zero_point) * folded_scale
+
+
+def quantize_layer(
+    weight: npt.NDArray[np.floating], statistics: ActivationStatistics, settings: LayerSettings
+) -> QuantizedLayer:
+    """Scale, quantize and prune one layer.
+
+    Parameters
+    ----------
+    weight : float, shape (out, in)
+    statistics : ActivationStatistics
+        Of the layer's input.
+    settings : LayerSettings
+
+    Raises
+    ------
+    InvalidArgument
+        Shapes that do not fit, NaN or infinite values, settings out of range.
+
+    References
+    ----------
+    "When Compression Meets Model Compression", arXiv 2502.15443, figures 2 and 3.
+
+    Examples
+    --------
+    >>> layer = quantize_layer(
+    ...     np.array([[0.5, -1.0], [0.1, 0.25]]), ActivationStatistics(np.array([4.0, 1.0]), np.ones(2)),
+    ...     LayerSettings(bits=4, exponents=(0.5,), sparsity=0.25))
+    >>> layer.codes.tolist(), layer.pruned.tolist(), layer.zero_point
+    ([[7, -7], [1, 2]], [[7, -7], [1, 0]], 7)
+    """
+    W = check_weight(weight)
+    if W.ndim != 2 or statistics.maximum.shape != W.shape[1:] or statistics.mean_square.shape != W.shape[1:]:
+        raise InvalidArgument(f"weight {W.shape} does not fit statistics of {statistics.maximum.shape} channels")
+    spec = QuantizationSpec(bits=settings.bits)
+    mask = prune_mask(linf_score(W, statistics.maximum), settings.sparsity)
+    if settings.target_sqnr_db is None or not W.any():
+        exponent = settings.exponents[0]
+        channel_scale = max_scale(statistics.maximum, exponent)
+        scaled = scale_channels(W, channel_scale)
+        scale, _ = quantization_scale(scaled, spec)
+    else:
+        exponent, step = choose_exponent(
+            W, statistics.maximum, statistics.mean_square, ~mask if settings.sparsity else None,
+            settings.exponents, settings.target_sqnr_db, spec.code_range[1],
+        )  # fmt: skip
+        channel_scale = max_scale(statistics.maximum, exponent)
+        scaled = scale_channels(W, channel_scale)
+        scale = np.full((1, 1), step, np.float32)
+    codes = quantize_with(scaled, scale, np.zeros((1, 1), np.uint8), spec).codes
+    pruned = prune(codes, mask)
+    symbols, zero_point = to_symbols(pruned)
+    folded_scale = fold_into_scale(scale, channel_scale)
+    reconstruction = dequantize(Quantized(pruned.astype(np.int8), folded_scale, np.zeros((1, 1), np.uint8)))
+    return QuantizedLayer(
+        exponent, channel_scale, scaled, scale, codes.astype(np.int8), mask, pruned.astype(np.int8),
+        symbols, zero_point, folded_scale, reconstruction,
+    )  # fmt: skip
+
+
+def compress_layer(
+    weight: npt.NDArray[np.floating],
+    statistics: ActivationStatistics,
+    settings: LayerSettings,
+    *,
+    profile: str = "gpu",
+    fraction: float = 1.0,
+    kernels: Kernels = NUMPY,
+) -> tuple[QuantizedLayer, Block]:
+    """All four steps: `quantize_layer`, then `refimpl.tans.blocks.encode_block`.
+
+    Examples
+    --------
+    >>> weight = np.linspace(-1, 1, 4096).reshape(64, 64) ** 3
+    >>> layer, block = compress_layer(weight, ActivationStatistics.unknown(64), LayerSettings(target_sqnr_db=25))
+    >>> block.mode, block.stored_bits < 4 * weight.size
+    ('coded', True)
+    """
+    layer = quantize_layer(weight, statistics, settings)
+    return layer, encode_block(layer.symbols, profile=profile, fraction=fraction, kernels=kernels)

@@ -1,0 +1,145 @@
+"""Choosing the free numbers of a layer: quantization scale and scaling exponent.
+
+The objective is stated once, for every layer of every model: among the exponents offered, each with
+the coarsest scale whose expected output error stays within the target, take the one whose codes have
+the lowest entropy. Specification: docs/spec/pipeline.md, "Search".
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from refimpl.metrics import entropy
+from refimpl.numerics import divide_and_round
+from refimpl.scaling import max_scale, scale_channels
+
+SAMPLE_WEIGHTS = 1 << 18  # a search looks at whole rows of at most so many weights
+ROUNDS = 6
+
+
+def coarsest_scale(
+    scaled: npt.NDArray[np.float32],
+    gain: npt.NDArray[np.float64],
+    kept: npt.NDArray[np.bool_] | None,
+    target_sqnr_db: float,
+    finest: float,
+    last_code: int,
+) -> np.float32:
+    """The coarsest per-tensor scale that keeps the output error within the target.
+
+    Rounding errors of different weights are nearly independent, so the expected squared error of the
+    output is ``sum_ij gain[j] (W' - Q(W'))[i, j]**2`` with ``gain[j]`` the mean square of X'[:, j].
+    It grows about with the square of the scale: each round corrects the scale by the root of what is
+    missing. The result keeps 8 significant bits, so that the order of a sum decides no code.
+
+    Parameters
+    ----------
+    scaled : float32, shape (rows, in)
+        W' of all rows or of a sample.
+    gain : float64, shape (in,)
+    kept : bool, shape of scaled, optional
+        False where a weight is pruned.
+    target_sqnr_db : float
+    finest : float
+        Lower bound of the result, ``max|W'| / last_code``: codes never clip.
+    last_code : int
+        Largest code.
+
+    Examples
+    --------
+    >>> weight = np.linspace(-1, 1, 1000, dtype=np.float32).reshape(10, 100)
+    >>> float(coarsest_scale(weight, np.ones(100), None, 30.0, 1 / 127, 127))
+    0.06298828125
+    """
+    power = float((gain * np.square(scaled, dtype=np.float64)).sum())
+    allowed = power * 10.0 ** (-target_sqnr_db / 10)
+    scale = float(finest)
+    error = squared_error(scaled, gain, kept, np.float32(scale), last_code)
+    for _ in range(ROUNDS):
+        if error <= 0:
+            scale = 2 * max(scale, finest)
+        else:
+            scale = max(finest, scale * (allowed / error) ** 0.5)
+        if scale == finest:
+            break
+        error = squared_error(scaled, gain, kept, np.float32(scale), last_code)
+    return np.maximum(truncate_mantissa(np.float32(scale)), np.float32(finest))
+
+
+def choose_exponent(
+    weight: npt.NDArray[np.float32],
+    activation_max: npt.NDArray[np.floating],
+    activation_mean_square: npt.NDArray[np.floating],
+    kept: npt.NDArray[np.bool_] | None,
+    exponents: Sequence[float],
+    target_sqnr_db: float,
+    last_code: int,
+) -> tuple[float, np.float32]:
+    """(exponent, scale) with the cheapest codes that reach the target; ties go to the first exponent.
+
+    Parameters
+    ----------
+    weight : float32, shape (out, in)
+    activation_max, activation_mean_square : float, shape (in,)
+    kept : bool, shape (out, in), optional
+    exponents : sequence of float
+    target_sqnr_db : float
+    last_code : int
+
+    Examples
+    --------
+    >>> weight = np.linspace(-1, 1, 1000, dtype=np.float32).reshape(10, 100)
+    >>> a = np.linspace(0.1, 10, 100)
+    >>> exponent, scale = choose_exponent(weight * 10 / a.astype(np.float32), a, a**2 / 9, None, (0.0, 1.0), 30.0, 127)
+    >>> exponent, float(scale)
+    (1.0, 0.0)
+    """
+    stride = max(1, -(-weight.size // SAMPLE_WEIGHTS))
+    sample = weight[::stride]
+    sample_kept = None if kept is None else kept[::stride]
+    best: tuple[float, float, np.float32] | None = None
+    for exponent in exponents:
+        channel_scale = max_scale(activation_max, exponent)
+        largest = float((np.abs(weight).max(axis=0, initial=0) * channel_scale).max(initial=0))
+        finest = max(largest / last_code, 2.0**-126)
+        gain = np.asarray(activation_mean_square, np.float64) / np.square(channel_scale, dtype=np.float64)
+        scaled = scale_channels(sample, channel_scale)
+        scale = coarsest_scale(scaled, gain, sample_kept, target_sqnr_db, finest, last_code)
+        codes = np.clip(divide_and_round(scaled, scale), -last_code, last_code).astype(np.int8)
+        bits = entropy(codes if sample_kept is None else np.where(sample_kept, codes, 0))
+        if best is None or bits < best[0]:
+            best = (bits, exponent, scale)
+    assert best is not None, "at least one exponent"
+    return best[1], best[2]
+
+
+def squared_error(
+    scaled: npt.NDArray[np.float32],
+    gain: npt.NDArray[np.float64],
+    kept: npt.NDArray[np.bool_] | None,
+    scale: np.float32,
+    last_code: int,
+) -> float:
+    """Expected squared error of the output when W' is rounded to multiples of the scale.
+
+    Examples
+    --------
+    >>> squared_error(np.array([[1.0, 2.25]], np.float32), np.array([1.0, 4.0]), None, np.float32(1), 127)
+    0.25
+    """
+    rounded = np.clip(divide_and_round(scaled, scale), -last_code, last_code) * scale
+    if kept is not None:
+        rounded = np.where(kept, rounded, np.float32(0))
+    return float((gain * np.square(scaled - rounded, dtype=np.float64)).sum())
+
+
+def truncate_mantissa(x: np.float32) -> np.float32:
+    """Keep the first 8 significant bits of a float32.
+
+    Examples
+    --------
+    >>> truncate_mantissa(np.float32(257))
+    np.float32(256.0)
+    """
+    return (np.asarray(x, np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)[()]
