@@ -79,7 +79,8 @@ def decode_lanes(
     )
     if bad >= 0:
         raise Corrupt(f"lane {bad} does not use exactly its bits")
-    return rows.view(np.uint8).reshape(-1)[:symbol_count]
+    result: npt.NDArray[np.uint8] = rows.view(np.uint8).reshape(-1)[:symbol_count]
+    return result
 
 
 NUMBA = Kernels(histogram, encode_lanes, decode_lanes)
@@ -91,9 +92,8 @@ def pack_table(table: DecodeTable) -> npt.NDArray[np.uint32]:
     return packed | table.base.astype(np.uint32) << np.uint32(16)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def load64(typing_context: Any, data: Any, offset: Any) -> Any:
-    """Read 8 bytes of a uint8 array at any byte offset as one little-endian number."""
+def load64(_context: Any, data: Any, _offset: Any) -> Any:
+    """Type and code of ``read64(data, offset)``: 8 bytes at any byte offset as a little-endian number."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -103,8 +103,12 @@ def load64(typing_context: Any, data: Any, offset: Any) -> Any:
     return types.uint64(data, types.int64), codegen
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+read64: Any = intrinsic(load64)
+
+
+@njit(nogil=True)
 def count_symbols(symbols: Any) -> Any:
+    """How often each of 256 symbols occurs."""
     # Four tables: equal neighbours would wait for each other's store.
     tables = np.zeros((4, 256), np.int64)
     whole = len(symbols) // 4 * 4
@@ -118,7 +122,7 @@ def count_symbols(symbols: Any) -> Any:
     return tables[0] + tables[1] + tables[2] + tables[3]
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def decode_rows(
     data: Any, byte_count: Any, position: Any, bit_lengths: Any, start_states: Any, table: Any, rows: Any
 ) -> Any:
@@ -137,7 +141,7 @@ def decode_rows(
         for g in range(groups - 1):
             for k in range(count):
                 p = at[k]
-                window = load64(data, np.int64(min(p >> np.uint64(3), limit))) >> (p & np.uint64(7))
+                window = read64(data, np.int64(min(p >> np.uint64(3), limit))) >> (p & np.uint64(7))
                 s = state[k]
                 e = np.uint64(table[s])
                 out = e & byte
@@ -165,7 +169,7 @@ def decode_rows(
                 rows[g, first + k] = np.uint32(out)
         for k in range(count):  # the last group: its fourth symbol reads no bits
             p = at[k]
-            window = load64(data, np.int64(min(p >> np.uint64(3), limit))) >> (p & np.uint64(7))
+            window = read64(data, np.int64(min(p >> np.uint64(3), limit))) >> (p & np.uint64(7))
             s = state[k]
             out = np.uint64(0)
             for j in range(4):
@@ -182,7 +186,7 @@ def decode_rows(
     return -1
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def encode_tile_range(
     symbols: Any, lane_count: Any, first_lane: Any, last_lane: Any, steps: Any, padding: Any,
     bit_count_delta: Any, first_slot: Any, next_state: Any, last_state: Any,
@@ -198,7 +202,8 @@ def encode_tile_range(
     held = np.empty(TILE, np.uint64)  # bits not yet in scratch, the earliest to be read lowest
     held_count = np.empty(TILE, np.uint64)
     groups = steps // 4
-    acc, acc_count, used = pending[0], pending[1], 0
+    acc, acc_count = pending[0], pending[1]
+    used = 0
     four = np.empty(4, np.uint8)
     n = len(symbols)
     for first in range(first_lane, last_lane, TILE):
@@ -254,8 +259,8 @@ def encode_tile_range(
                 used += 1
                 acc >>= s32
                 acc_count -= s32
-            for t in range(top[k] + 1, capacity):
-                acc |= np.uint64(scratch[k, t]) << acc_count
+            for kept in range(top[k] + 1, capacity):
+                acc |= np.uint64(scratch[k, kept]) << acc_count
                 words[used] = np.uint32(acc)
                 used += 1
                 acc >>= s32

@@ -1,4 +1,4 @@
-'''The `ai.tansor` functions: tANS decoding and dequantization in standard ONNX operators.
+"""The `ai.tansor` functions: tANS decoding and dequantization in standard ONNX operators.
 
 Written in ONNX's own text form, so that what is read here is what the file holds. Only operators
 and signatures that are the same from opset 11 to 26 are used, and none that the CUDA provider
@@ -16,7 +16,11 @@ chunks  int64 [3]            partial: symbols per chunk, chunks per block, coded
 scale   float [..]           broadcastable to the shape
 zero_point uint8 [..]        broadcastable to the shape
 ============================ =========================================================
-'''
+
+Attributes: ``to`` is the element type of the result; ``stored_crc`` and ``symbols_crc`` are the CRC-32
+of the stored inputs (their bytes in order) and of the decoded symbols. The bodies do not check
+them, ``tansor verify`` does.
+"""
 
 from collections.abc import Iterable
 
@@ -243,7 +247,8 @@ DECOMPRESS_PARTIAL = (
 )
 
 # A product rounded once in float32, then rounded to the weight's own type.
-DEQUANTIZE = """Dequantize <to> (symbols, scale, zero_point) => (weight) {
+DEQUANTIZE = """
+Dequantize <to> (symbols, scale, zero_point) => (weight) {
     symbols_f = Cast <to = 1> (symbols)
     zero_point_f = Cast <to = 1> (zero_point)
     codes = Sub(symbols_f, zero_point_f)
@@ -251,13 +256,49 @@ DEQUANTIZE = """Dequantize <to> (symbols, scale, zero_point) => (weight) {
     weight = Cast <to: int = @to> (weight_f)
 }"""
 
-DECOMPRESS_LINEAR = """DecompressLinear <to> (stream, counts, layout, scale, zero_point) => (weight) {
+RAW_LINEAR = """
+RawLinear <to, stored_crc, symbols_crc> (symbols, scale, zero_point) => (weight) {
+    weight = ai.tansor.Dequantize <to: int = @to> (symbols, scale, zero_point)
+}"""
+
+CONSTANT_LINEAR = """
+ConstantLinear <to, stored_crc, symbols_crc> (symbol, shape, scale, zero_point) => (weight) {
+    symbols = Expand(symbol, shape)
+    weight = ai.tansor.Dequantize <to: int = @to> (symbols, scale, zero_point)
+}"""
+
+# Integers without loss: the value is the symbol less its zero point.
+INTEGER = """
+    symbols_i = Cast <to = 6> (symbols)
+    zero_point_i = Cast <to = 6> (zero_point)
+    value_i = Sub(symbols_i, zero_point_i)
+    value = Cast <to: int = @to> (value_i)
+}"""
+
+DECOMPRESS_INTEGER = (
+    """
+DecompressInteger <to, stored_crc, symbols_crc> (stream, counts, layout, zero_point) => (value) {
+    symbols = ai.tansor.Decompress(stream, counts, layout)"""
+    + INTEGER
+)
+
+DECOMPRESS_PARTIAL_INTEGER = (
+    """
+DecompressPartialInteger <to, stored_crc, symbols_crc> (stream, counts, layout, raw, chunks, zero_point) => (value) {
+    symbols = ai.tansor.DecompressPartial(stream, counts, layout, raw, chunks)"""
+    + INTEGER
+)
+
+DECOMPRESS_LINEAR = """
+DecompressLinear <to, stored_crc, symbols_crc> (stream, counts, layout, scale, zero_point) => (weight) {
     symbols = ai.tansor.Decompress(stream, counts, layout)
     weight = ai.tansor.Dequantize <to: int = @to> (symbols, scale, zero_point)
 }"""
 
 DECOMPRESS_PARTIAL_LINEAR = """
-DecompressPartialLinear <to> (stream, counts, layout, raw, chunks, scale, zero_point) => (weight) {
+DecompressPartialLinear <to, stored_crc, symbols_crc> (
+    stream, counts, layout, raw, chunks, scale, zero_point
+) => (weight) {
     symbols = ai.tansor.DecompressPartial(stream, counts, layout, raw, chunks)
     weight = ai.tansor.Dequantize <to: int = @to> (symbols, scale, zero_point)
 }"""
@@ -268,10 +309,18 @@ BODIES = {
     "Dequantize": DEQUANTIZE,
     "DecompressLinear": DECOMPRESS_LINEAR,
     "DecompressPartialLinear": DECOMPRESS_PARTIAL_LINEAR,
+    "RawLinear": RAW_LINEAR,
+    "ConstantLinear": CONSTANT_LINEAR,
+    "DecompressInteger": DECOMPRESS_INTEGER,
+    "DecompressPartialInteger": DECOMPRESS_PARTIAL_INTEGER,
 }
 CALLS = {
     "DecompressLinear": ("Decompress", "Dequantize"),
     "DecompressPartialLinear": ("DecompressPartial", "Dequantize"),
+    "RawLinear": ("Dequantize",),
+    "ConstantLinear": ("Dequantize",),
+    "DecompressInteger": ("Decompress",),
+    "DecompressPartialInteger": ("DecompressPartial",),
 }
 
 

@@ -31,8 +31,11 @@ def entropy_of_counts(counts: npt.NDArray[np.integer]) -> float:
     1.0
     """
     present = counts[counts > 0].astype(np.float64)
+    if len(present) == 0:
+        return 0.0
     total = present.sum()
-    return float(np.log2(total) - (present * np.log2(present)).sum() / total) if len(present) else 0.0
+    bits = np.log2(total) - (present * np.log2(present)).sum() / total
+    return float(np.clip(bits, 0, np.log2(len(present))))  # exact at both ends, where rounding would show
 
 
 def mean_squared_error(original: npt.NDArray[np.floating], approximation: npt.NDArray[np.floating]) -> float:

@@ -22,7 +22,9 @@ def round_half_even(x: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return np.rint(x)
 
 
-def divide_and_round(weight: npt.NDArray[np.float32], scale: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def divide_and_round(
+    weight: npt.NDArray[np.float32], scale: npt.NDArray[np.float32] | np.float32
+) -> npt.NDArray[np.float32]:
     """``round_half_even(weight / scale)`` in float32.
 
     Examples
@@ -30,7 +32,7 @@ def divide_and_round(weight: npt.NDArray[np.float32], scale: npt.NDArray[np.floa
     >>> divide_and_round(np.array([1.0, 2.6], np.float32), np.array([2.0], np.float32))
     array([0., 1.], dtype=float32)
     """
-    return round_half_even(np.asarray(weight, np.float32) / np.asarray(scale, np.float32))
+    return np.rint(np.divide(weight, scale, dtype=np.float32))
 
 
 def check_weight(weight: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from refimpl.errors import InvalidArgument
 from refimpl.numerics import check_weight
 from refimpl.pruning import linf_score, prune, prune_mask
-from refimpl.quantization import Quantized, QuantizationSpec, dequantize, quantization_scale, quantize_with
+from refimpl.quantization import QuantizationSpec, Quantized, dequantize, quantization_scale, quantize_with
 from refimpl.scaling import fold_into_scale, max_scale, scale_channels
 from refimpl.search import choose_exponent
 from refimpl.symbols import to_symbols
@@ -26,11 +26,12 @@ class ActivationStatistics:
 
     maximum: npt.NDArray[np.float64]  # (in,) max_t |X[t, j]|
     mean_square: npt.NDArray[np.float64]  # (in,) mean_t X[t, j]**2
+    variance: npt.NDArray[np.float64]  # (in,) mean square less the square of the mean
 
     @staticmethod
     def unknown(inputs: int) -> "ActivationStatistics":
         """All channels alike: for weights that nothing is known about."""
-        return ActivationStatistics(np.ones(inputs), np.ones(inputs))
+        return ActivationStatistics(np.ones(inputs), np.ones(inputs), np.ones(inputs))
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def quantize_layer(
     Examples
     --------
     >>> layer = quantize_layer(
-    ...     np.array([[0.5, -1.0], [0.1, 0.25]]), ActivationStatistics(np.array([4.0, 1.0]), np.ones(2)),
+    ...     np.array([[0.5, -1.0], [0.1, 0.25]]), ActivationStatistics(np.array([4.0, 1.0]), np.ones(2), np.ones(2)),
     ...     LayerSettings(bits=4, exponents=(0.5,), sparsity=0.25))
     >>> layer.codes.tolist(), layer.pruned.tolist(), layer.zero_point
     ([[7, -7], [1, 2]], [[7, -7], [1, 0]], 7)
@@ -105,7 +106,7 @@ def quantize_layer(
         scale, _ = quantization_scale(scaled, spec)
     else:
         exponent, step = choose_exponent(
-            W, statistics.maximum, statistics.mean_square, ~mask if settings.sparsity else None,
+            W, statistics.maximum, statistics.mean_square, statistics.variance, ~mask if settings.sparsity else None,
             settings.exponents, settings.target_sqnr_db, spec.code_range[1],
         )  # fmt: skip
         channel_scale = max_scale(statistics.maximum, exponent)

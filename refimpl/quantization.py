@@ -14,6 +14,7 @@ from refimpl.errors import InvalidArgument
 from refimpl.numerics import check_weight, divide_and_round, round_half_even
 
 SMALLEST_SCALE = np.float32(2.0**-126)  # smallest normal float32: dividing by it is still exact enough
+LARGEST_SPAN = np.float32(2.0**128 - 2.0**107)  # a scale times its last code, both rounded up, stays finite
 T = TypeVar("T", bound=np.generic)
 Codes = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 
@@ -108,7 +109,7 @@ def quantization_scale(
     with np.errstate(over="ignore"):
         span = np.maximum(-low, high) if spec.symmetric else high - low
     steps = np.float32(last if spec.symmetric else last - first)
-    span = np.minimum(span, np.finfo(np.float32).max)
+    span = np.minimum(span, LARGEST_SPAN)
     scale = np.where(span > 0, np.maximum(span / steps, SMALLEST_SCALE), np.float32(1)).astype(np.float32)
     if spec.symmetric:
         return scale, np.zeros(scale.shape, np.uint8)

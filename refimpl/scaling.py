@@ -57,7 +57,7 @@ def max_scale(activation_max: npt.NDArray[np.floating], exponent: float) -> npt.
         raise InvalidArgument(f"exponent is {exponent}, allowed are 0 to 2")
     if len(a) == 0 or a.max() == 0:
         return np.ones(len(a), np.float32)
-    s = np.maximum(a, a.max() * FLOOR) ** exponent
+    s = np.maximum(a / a.max(), FLOOR) ** exponent  # relative to the largest: no power overflows
     return (s / np.sqrt(s.max() * s.min())).astype(np.float32)
 
 

@@ -16,13 +16,15 @@ from refimpl.scaling import max_scale, scale_channels
 
 SAMPLE_WEIGHTS = 1 << 18  # a search looks at whole rows of at most so many weights
 ROUNDS = 6
+CAP = 0.95  # quantile of the channels' contributions to the signal at which they are cut
+SLACK = 10**0.1  # the target is reached to 1 dB
 
 
 def coarsest_scale(
     scaled: npt.NDArray[np.float32],
     gain: npt.NDArray[np.float64],
     kept: npt.NDArray[np.bool_] | None,
-    target_sqnr_db: float,
+    allowed: float,
     finest: float,
     last_code: int,
 ) -> np.float32:
@@ -40,7 +42,8 @@ def coarsest_scale(
     gain : float64, shape (in,)
     kept : bool, shape of scaled, optional
         False where a weight is pruned.
-    target_sqnr_db : float
+    allowed : float
+        Largest squared error.
     finest : float
         Lower bound of the result, ``max|W'| / last_code``: codes never clip.
     last_code : int
@@ -49,28 +52,32 @@ def coarsest_scale(
     Examples
     --------
     >>> weight = np.linspace(-1, 1, 1000, dtype=np.float32).reshape(10, 100)
-    >>> float(coarsest_scale(weight, np.ones(100), None, 30.0, 1 / 127, 127))
-    0.06298828125
+    >>> scale = coarsest_scale(weight, np.ones(100), None, 0.333, 1 / 127, 127)
+    >>> float(scale), round(squared_error(weight, np.ones(100), None, scale, 127), 3)
+    (0.06298828125, 0.333)
     """
-    power = float((gain * np.square(scaled, dtype=np.float64)).sum())
-    allowed = power * 10.0 ** (-target_sqnr_db / 10)
-    scale = float(finest)
-    error = squared_error(scaled, gain, kept, np.float32(scale), last_code)
+    if kept is not None:  # what pruning costs, it costs at any scale
+        allowed -= float((gain * np.square(np.where(kept, 0, scaled), dtype=np.float64)).sum())
+        scaled = np.where(kept, scaled, np.float32(0))
+    scale, coarsest = float(finest), 2.0 * last_code * finest  # where all codes are zero
+    error = squared_error(scaled, gain, None, np.float32(scale), last_code)
     for _ in range(ROUNDS):
-        if error <= 0:
-            scale = 2 * max(scale, finest)
-        else:
-            scale = max(finest, scale * (allowed / error) ** 0.5)
+        factor = max(allowed / error, 0.0) ** 0.5 if error > 0 else 2.0
+        scale = min(max(finest, scale * factor), coarsest)
         if scale == finest:
             break
-        error = squared_error(scaled, gain, kept, np.float32(scale), last_code)
-    return np.maximum(truncate_mantissa(np.float32(scale)), np.float32(finest))
+        error = squared_error(scaled, gain, None, np.float32(scale), last_code)
+    result = truncate_mantissa(np.float32(scale))
+    while result > finest and squared_error(scaled, gain, None, result, last_code) > SLACK * allowed:
+        result = truncate_mantissa(np.float32(0.75) * result)  # weights on a grid: their error jumps
+    return np.maximum(result, np.float32(finest))
 
 
 def choose_exponent(
     weight: npt.NDArray[np.float32],
     activation_max: npt.NDArray[np.floating],
     activation_mean_square: npt.NDArray[np.floating],
+    activation_variance: npt.NDArray[np.floating],
     kept: npt.NDArray[np.bool_] | None,
     exponents: Sequence[float],
     target_sqnr_db: float,
@@ -78,10 +85,15 @@ def choose_exponent(
 ) -> tuple[float, np.float32]:
     """(exponent, scale) with the cheapest codes that reach the target; ties go to the first exponent.
 
+    The signal is what varies from token to token, ``sum_j c_j`` with ``c_j = var(X[:, j]) sum_i W[i, j]**2``:
+    a constant part of the output is a bias, however large, and carries nothing. Each ``c_j`` is capped at
+    the 95th percentile of all, lest one channel (a position, an outlier) drown what the others say.
+    The noise counts whole, by the mean square. If no exponent reaches the target, the most exact one is taken.
+
     Parameters
     ----------
     weight : float32, shape (out, in)
-    activation_max, activation_mean_square : float, shape (in,)
+    activation_max, activation_mean_square, activation_variance : float, shape (in,)
     kept : bool, shape (out, in), optional
     exponents : sequence of float
     target_sqnr_db : float
@@ -90,26 +102,31 @@ def choose_exponent(
     Examples
     --------
     >>> weight = np.linspace(-1, 1, 1000, dtype=np.float32).reshape(10, 100)
-    >>> a = np.linspace(0.1, 10, 100)
-    >>> exponent, scale = choose_exponent(weight * 10 / a.astype(np.float32), a, a**2 / 9, None, (0.0, 1.0), 30.0, 127)
-    >>> exponent, float(scale)
-    (1.0, 0.0)
+    >>> a = np.where(np.arange(100) < 50, 1.0, 8.0)  # half of the channels are active eight times as much
+    >>> choose_exponent(weight, a, a**2, a**2, None, (0.0, 0.5, 1.0), 30.0, 127)
+    (1.0, np.float32(0.125))
     """
     stride = max(1, -(-weight.size // SAMPLE_WEIGHTS))
     sample = weight[::stride]
+    contribution = np.asarray(activation_variance, np.float64) * np.square(sample, dtype=np.float64).sum(axis=0)
+    power = float(np.minimum(contribution, np.quantile(contribution, CAP) if len(contribution) else 0).sum())
+    allowed = power * 10.0 ** (-target_sqnr_db / 10)
     sample_kept = None if kept is None else kept[::stride]
-    best: tuple[float, float, np.float32] | None = None
+    best: tuple[tuple[int, float], float, np.float32] | None = None
     for exponent in exponents:
         channel_scale = max_scale(activation_max, exponent)
         largest = float((np.abs(weight).max(axis=0, initial=0) * channel_scale).max(initial=0))
         finest = max(largest / last_code, 2.0**-126)
         gain = np.asarray(activation_mean_square, np.float64) / np.square(channel_scale, dtype=np.float64)
         scaled = scale_channels(sample, channel_scale)
-        scale = coarsest_scale(scaled, gain, sample_kept, target_sqnr_db, finest, last_code)
+        scale = coarsest_scale(scaled, gain, sample_kept, allowed, finest, last_code)
         codes = np.clip(divide_and_round(scaled, scale), -last_code, last_code).astype(np.int8)
         bits = entropy(codes if sample_kept is None else np.where(sample_kept, codes, 0))
-        if best is None or bits < best[0]:
-            best = (bits, exponent, scale)
+        kept_scaled = scaled if sample_kept is None else np.where(sample_kept, scaled, np.float32(0))
+        error = squared_error(kept_scaled, gain, None, scale, last_code)
+        rank = (0, bits) if error <= SLACK * allowed else (1, error)  # where none reaches it, the best one
+        if best is None or rank < best[0]:
+            best = (rank, exponent, scale)
     assert best is not None, "at least one exponent"
     return best[1], best[2]
 
@@ -142,4 +159,5 @@ def truncate_mantissa(x: np.float32) -> np.float32:
     >>> truncate_mantissa(np.float32(257))
     np.float32(256.0)
     """
-    return (np.asarray(x, np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)[()]
+    bits = np.asarray(x, np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
+    return np.float32(bits.view(np.float32))

@@ -30,7 +30,9 @@ def to_symbols(codes: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.uint8], i
     return (codes.astype(np.int16) + zero).astype(np.uint8), zero
 
 
-def from_symbols(symbols: npt.NDArray[np.uint8], zero: int, dtype: npt.DTypeLike) -> npt.NDArray[np.integer]:
+def from_symbols(
+    symbols: npt.NDArray[np.uint8], zero: npt.NDArray[np.uint8] | int, dtype: npt.DTypeLike
+) -> npt.NDArray[np.integer]:
     """Undo `to_symbols`.
 
     Examples

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refimpl.errors import Corrupt, InvalidArgument
-from refimpl.tans.stream import NUMPY, Kernels, Stream, decode_stream, encode_stream
+from refimpl.tans.stream import NUMPY, Kernels, Stream, decode_stream, encode_stream, repeat_symbol
 
 MODES = ("raw", "constant", "coded", "partial")
 CHUNK_SYMBOLS = 4096
@@ -34,6 +34,10 @@ class Chunks:
     symbols: int  # per chunk
     per_block: int  # c
     coded: int  # m, the last m chunks of each block
+
+    def fits(self, symbol_count: int) -> bool:
+        """Whether a tensor of that many symbols can be cut so: into at least one whole block."""
+        return self.symbols >= 1 and 1 <= self.coded < self.per_block and self.blocks(symbol_count) >= 1
 
     def blocks(self, symbol_count: int) -> int:
         """Whole blocks in a tensor of that many symbols."""
@@ -112,16 +116,11 @@ def encode_block(
         return raw
     if (symbols == symbols[0]).all():
         return Block("constant", len(symbols), symbols[:1])
-    options = {"profile": profile, "table_log": table_log, "kernels": kernels}
     chunks = choose_chunks(fraction, len(symbols))
-    if chunks is None:
-        stream = encode_stream(symbols, lane_count=lane_count, **options)
-        coded = Block("coded", len(symbols), symbols[:0], stream)
-    else:
-        kept, coded_symbols = split_chunks(symbols, chunks)
-        stream = encode_stream(coded_symbols, lane_count=lane_count, **options)
-        coded = Block("partial", len(symbols), kept, stream, chunks)
-    return coded if coded.stored_bits < raw.stored_bits else raw
+    kept, coded = (symbols[:0], symbols) if chunks is None else split_chunks(symbols, chunks)
+    stream = encode_stream(coded, profile=profile, table_log=table_log, lane_count=lane_count, kernels=kernels)
+    block = Block("coded" if chunks is None else "partial", len(symbols), kept, stream, chunks)
+    return block if block.stored_bits < raw.stored_bits else raw
 
 
 def decode_block(block: Block, *, kernels: Kernels = NUMPY) -> npt.NDArray[np.uint8]:
@@ -138,14 +137,17 @@ def decode_block(block: Block, *, kernels: Kernels = NUMPY) -> npt.NDArray[np.ui
         The block contradicts itself or its stream cannot be decoded.
     """
     coded_count = block.symbol_count
+    chunks = block.chunks if block.mode == "partial" else None
     if block.mode == "raw":
         expected = block.symbol_count
     elif block.mode == "constant":
         expected = 1
     elif block.mode == "coded":
         expected = 0
-    elif block.mode == "partial" and block.chunks is not None:
-        expected = block.chunks.raw_count(block.symbol_count)
+    elif chunks is not None:
+        if not chunks.fits(block.symbol_count):
+            raise Corrupt(f"{block.symbol_count} symbols cannot be cut into {chunks}")
+        expected = chunks.raw_count(block.symbol_count)
         coded_count -= expected
     else:
         raise Corrupt(f"block mode is {block.mode!r}, allowed are {', '.join(MODES)}")
@@ -154,11 +156,11 @@ def decode_block(block: Block, *, kernels: Kernels = NUMPY) -> npt.NDArray[np.ui
     if block.mode == "raw":
         return block.raw
     if block.mode == "constant":
-        return np.broadcast_to(block.raw, block.symbol_count)  # a claim costs no memory
+        return repeat_symbol(int(block.raw[0]), block.symbol_count)
     if block.stream is None or block.stream.symbol_count != coded_count:
         raise Corrupt(f"the stream does not hold the {coded_count} symbols of its block")
     coded = decode_stream(block.stream, kernels=kernels)
-    return coded if block.chunks is None else merge_chunks(block.raw, coded, block.chunks)
+    return coded if chunks is None else merge_chunks(block.raw, coded, chunks)
 
 
 def choose_chunks(fraction: float, symbol_count: int) -> Chunks | None:
@@ -234,4 +236,4 @@ def stored_counts(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | npt.
     >>> stored_counts(np.array([22, 0, 8, 2])).dtype
     dtype('uint8')
     """
-    return counts.astype(np.uint8 if counts.max() < 256 else np.uint16)
+    return counts.astype(np.uint8) if counts.max() < 256 else counts.astype(np.uint16)

@@ -85,6 +85,6 @@ def table_log_of(counts: npt.NDArray[np.int64]) -> int:
     table_log = total.bit_length() - 1
     if total != 1 << max(table_log, 0) or not MIN_TABLE_LOG <= table_log <= MAX_TABLE_LOG:
         raise InvalidArgument(f"normalized counts sum to {total}, allowed are powers of two from 32 to 4096")
-    if len(counts) > 256 or counts.min() < 0:
+    if len(counts) > 256 or counts.min() < 0 or counts.max() > total:  # the last: a sum beyond 64 bits
         raise InvalidArgument("normalized counts must be 1 to 256 non-negative numbers")
     return table_log

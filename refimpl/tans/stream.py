@@ -150,6 +150,7 @@ def decode_stream(stream: Stream, *, kernels: Kernels = NUMPY) -> npt.NDArray[np
     Returns
     -------
     uint8, shape (symbol_count,)
+        A read-only view if one symbol fills the table.
 
     Raises
     ------
@@ -161,6 +162,11 @@ def decode_stream(stream: Stream, *, kernels: Kernels = NUMPY) -> npt.NDArray[np
         More symbols than such a stream can hold.
     """
     start_states, bit_lengths, table_log = lane_sides(stream)
+    present = np.flatnonzero(stream.counts)
+    if len(present) == 1:  # no bits limit how often it occurs
+        if bit_lengths.any():
+            raise Corrupt("the only symbol of a stream takes no bits")
+        return repeat_symbol(int(present[0]), stream.symbol_count)
     table = decode_table(stream.counts)
     first_bit = stream.lane_count * (table_log + stream.length_width)
     return kernels.decode_lanes(stream.words, first_bit, start_states, bit_lengths, table, stream.symbol_count)
@@ -184,8 +190,8 @@ def lane_sides(stream: Stream) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.i
     if not 0 <= width <= MAX_LENGTH_WIDTH or stream.length_base < 0:
         raise Corrupt(f"lane lengths of {width} bits above {stream.length_base}")
     available = 32 * len(stream.words)
-    if lanes * (table_log + width) > available:
-        raise Truncated(f"{lanes} lanes need {lanes * (table_log + width)} bits, the words hold {available}")
+    if (least := lanes * (table_log + width + stream.length_base)) > available:
+        raise Truncated(f"{lanes} lanes need at least {least} bits, the words hold {available}")
     # Fewer than 2**table_log steps in a row can pass without reading a bit, unless one symbol fills the table.
     if np.count_nonzero(stream.counts) > 1 and stream.symbol_count > (available + lanes) << table_log:
         raise LimitExceeded(f"{stream.symbol_count} symbols cannot come from {available} bits")
@@ -199,6 +205,28 @@ def lane_sides(stream: Stream) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.i
     if total % 32 and stream.words[-1] >> np.uint32(total % 32):
         raise Corrupt("bits behind the last lane are not zero")
     return start_states, lengths, table_log
+
+
+def repeat_symbol(symbol: int, count: int) -> npt.NDArray[np.uint8]:
+    """A symbol ``count`` times as a read-only view: a claim costs no memory.
+
+    Raises
+    ------
+    Corrupt
+        A negative count.
+    LimitExceeded
+        More symbols than an array can have.
+
+    Examples
+    --------
+    >>> repeat_symbol(7, 3)
+    array([7, 7, 7], dtype=uint8)
+    """
+    if count < 0:
+        raise Corrupt(f"a symbol occurs {count} times")
+    if count >= 1 << 63:
+        raise LimitExceeded(f"{count} symbols are more than an array can have")
+    return np.broadcast_to(np.uint8(symbol), count)
 
 
 def append_bits(

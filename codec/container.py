@@ -1,0 +1,154 @@
+"""The container for weights without a graph: a safetensors file of frames.
+
+Every stored tensor NAME becomes a U8 tensor ``NAME`` that holds its frame, for weights an F32 tensor
+``NAME.scale``, and a U8 tensor ``NAME.zero_point``. Tensors that are not compressed stay as they are.
+The file's metadata has one more entry, ``tansor``: canonical JSON
+
+    {"tensors": {NAME: {"dtype": ..., "shape": [...]}, ...}, "version": 1}
+
+so that any safetensors reader can list the file. Specification: docs/spec/container.md.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from codec.frame import read_frame, write_frame
+from codec.tensor import DTYPES, INTEGERS, StoredTensor
+from refimpl.errors import Corrupt, InvalidArgument, Truncated, UnsupportedVersion
+
+KEY = "tansor"
+VERSION = 1
+# safetensors' own table lacks the narrow floats in some releases: this one is ours.
+SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2), "I64": np.dtype(np.int64), "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16), "I8": np.dtype(np.int8), "U64": np.dtype(np.uint64), "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16), "U8": np.dtype(np.uint8), "BOOL": np.dtype(np.bool_),
+}  # fmt: skip
+MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
+
+Tensors = Mapping[str, npt.NDArray[Any] | StoredTensor]
+
+
+def write_container(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
+    """Serialize tensors, compressed or not, and the metadata of the original file.
+
+    Raises
+    ------
+    InvalidArgument
+        Two tensors would get the same name.
+    """
+    from safetensors.numpy import save
+
+    plain: dict[str, npt.NDArray[Any]] = {}
+    described: dict[str, dict[str, object]] = {}
+    for name, tensor in tensors.items():
+        parts: dict[str, npt.NDArray[Any]] = {}
+        if isinstance(tensor, StoredTensor):
+            described[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape)}
+            parts[name] = np.frombuffer(write_frame(tensor.frame), np.uint8)
+            parts[f"{name}.zero_point"] = tensor.zero_point
+            if tensor.scale is not None:
+                parts[f"{name}.scale"] = tensor.scale
+        else:
+            parts[name] = tensor
+        if clash := plain.keys() & parts.keys():
+            raise InvalidArgument(f"tensor name {min(clash)!r} is needed for a compressed tensor's parts")
+        plain |= {part: np.asarray(array, order="C") for part, array in parts.items()}  # save() reads raw memory
+    index = json.dumps({"tensors": described, "version": VERSION}, sort_keys=True, separators=(",", ":"))
+    result: bytes = save(plain, {**metadata, KEY: index})
+    return result
+
+
+def read_container(data: bytes) -> tuple[dict[str, npt.NDArray[Any] | StoredTensor], dict[str, str]]:
+    """(tensors, metadata) of a file written by `write_container`, or of any safetensors file.
+
+    Raises
+    ------
+    StreamError
+        The file is truncated, damaged or of another version.
+    """
+    plain, metadata = read_safetensors(data)
+    if KEY not in metadata:
+        return dict(plain), metadata
+    try:
+        index = json.loads(metadata.pop(KEY))
+        version, entries = index["version"], dict(index["tensors"])
+        described = {n: (str(e["dtype"]), tuple(int(d) for d in e["shape"])) for n, e in entries.items()}
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise Corrupt(f"the tansor metadata cannot be read: {error}") from None
+    if version != VERSION:
+        raise UnsupportedVersion(f"container version {version}, this program reads version {VERSION}")
+    tensors: dict[str, npt.NDArray[Any] | StoredTensor] = {}
+    for name, (dtype, shape) in described.items():
+        frame, zero_point = plain.pop(name, None), plain.pop(f"{name}.zero_point", None)
+        scale = plain.pop(f"{name}.scale", None)
+        if frame is None or zero_point is None or dtype not in DTYPES or (scale is None) != (dtype in INTEGERS):
+            raise Corrupt(f"the parts of tensor {name!r} are incomplete or of unknown dtype {dtype!r}")
+        if zero_point.dtype != np.uint8 or (scale is not None and scale.dtype != np.float32):
+            raise Corrupt(f"scale or zero point of tensor {name!r} have the wrong dtype")
+        tensors[name] = StoredTensor(shape, dtype, read_frame(frame.tobytes()), zero_point, scale)
+    return {**plain, **tensors}, metadata
+
+
+def read_safetensors(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """(tensors, metadata) of a safetensors file; arrays are views of the bytes.
+
+    Raises
+    ------
+    Truncated
+        Fewer bytes than the header announces.
+    Corrupt
+        No safetensors file.
+    """
+    header, begin = read_header(data)
+    metadata = header.pop("__metadata__", {})
+    tensors = {}
+    for name, entry in header.items():
+        try:
+            dtype = SAFETENSORS_DTYPES[entry["dtype"]]
+            shape = tuple(int(d) for d in entry["shape"])
+            first, last = (int(offset) for offset in entry["data_offsets"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise Corrupt(f"tensor {name!r} has an unknown dtype, shape or offset: {error}") from None
+        count = int(np.prod(shape, dtype=object)) if shape else 1
+        if min(shape, default=0) < 0 or not 0 <= first <= last or last - first != count * dtype.itemsize:
+            raise Corrupt(f"tensor {name!r} of shape {list(shape)} has offsets {first} to {last}")
+        if begin + last > len(data):
+            raise Truncated(f"tensor {name!r} ends at byte {begin + last} of {len(data)}")
+        try:
+            tensors[name] = np.frombuffer(data, dtype, count, begin + first).reshape(shape)
+        except (ValueError, OverflowError) as error:
+            raise Corrupt(f"tensor {name!r} of shape {list(shape)}: {error}") from None
+    return tensors, {str(k): str(v) for k, v in metadata.items()}
+
+
+def read_header(data: bytes) -> tuple[dict[str, Any], int]:
+    """(header, offset of the first tensor byte) of a safetensors file.
+
+    Raises
+    ------
+    Truncated, Corrupt
+        See `read_safetensors`.
+    """
+    if len(data) < 8:
+        raise Truncated(f"a safetensors file has at least 8 bytes, this one {len(data)}")
+    (size,) = struct.unpack("<Q", data[:8])
+    if size > MAX_HEADER or data[8:9] != b"{":
+        raise Corrupt("not a safetensors file")
+    if size > len(data) - 8:
+        raise Truncated(f"a header of {size} bytes announced, {len(data) - 8} bytes are there")
+    try:
+        header = json.loads(data[8 : 8 + size])
+    except (ValueError, RecursionError):
+        raise Corrupt("the safetensors header is not JSON") from None
+    if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
+        raise Corrupt("the safetensors header is not a JSON object")
+    return header, 8 + size

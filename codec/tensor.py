@@ -1,0 +1,168 @@
+"""A stored tensor: one frame and what turns its symbols back into values.
+
+Integers: ``value = symbol - zero_point``. Weights: ``value = (symbol - zero_point) * scale`` in
+float32, rounded once more to the tensor's own dtype. Specification: docs/spec/container.md.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from codec.frame import Frame, decode_frame, make_frame
+from codec.kernels import NUMBA
+from refimpl.errors import Corrupt, InvalidArgument
+from refimpl.metrics import entropy_of_counts
+from refimpl.symbols import from_symbols, to_symbols
+from refimpl.tans.stream import Kernels
+
+FLOATS: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+INTEGERS: dict[str, np.dtype[Any]] = {
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "int4": np.dtype(ml_dtypes.int4),
+    "uint4": np.dtype(ml_dtypes.uint4),
+}
+DTYPES = FLOATS | INTEGERS
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as it is stored."""
+
+    shape: tuple[int, ...]
+    dtype: str  # key of DTYPES
+    frame: Frame
+    zero_point: npt.NDArray[np.uint8]  # broadcastable to shape
+    scale: npt.NDArray[np.float32] | None  # broadcastable to shape; None for integers
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of payload, side information, counts, scale and zero point."""
+        scale_bytes = 0 if self.scale is None else self.scale.nbytes
+        return -(-self.frame.block.stored_bits // 8) + scale_bytes + self.zero_point.nbytes
+
+    @property
+    def payload_bytes(self) -> float:
+        """Bytes that carry symbols."""
+        return self.frame.block.payload_bits / 8
+
+
+def store_integers(
+    values: npt.NDArray[Any], *, profile: str = "gpu", fraction: float = 1.0, kernels: Kernels = NUMBA
+) -> StoredTensor:
+    """Code 8-bit or 4-bit integers without loss.
+
+    Raises
+    ------
+    InvalidArgument
+        Another dtype.
+
+    Examples
+    --------
+    >>> values = np.tile(np.array([-1, 0, 0, 1], np.int8), 500)
+    >>> stored = store_integers(values)
+    >>> stored.frame.block.mode, stored.stored_bytes, bool((load(stored) == values).all())
+    ('coded', 380, True)
+    """
+    if values.dtype.name not in INTEGERS:
+        raise InvalidArgument(f"dtype is {values.dtype.name}, lossless coding takes {', '.join(INTEGERS)}")
+    wide = np.uint8 if values.dtype.name.startswith("u") else np.int8
+    symbols, zero_point = to_symbols(values.astype(wide))
+    frame = make_frame(symbols, profile=profile, fraction=fraction, kernels=kernels)
+    return StoredTensor(values.shape, values.dtype.name, frame, np.array(zero_point, np.uint8), None)
+
+
+def store_weight(
+    symbols: npt.NDArray[np.uint8],
+    zero_point: npt.NDArray[np.uint8],
+    scale: npt.NDArray[np.float32],
+    dtype: str,
+    *,
+    profile: str = "gpu",
+    fraction: float = 1.0,
+    kernels: Kernels = NUMBA,
+) -> StoredTensor:
+    """Code the symbols of a quantized weight.
+
+    Parameters
+    ----------
+    symbols : uint8, the weight's shape
+    zero_point : uint8, broadcastable
+    scale : float32, broadcastable
+    dtype : {"float32", "float16", "bfloat16"}
+        What the weight decodes to.
+    """
+    if dtype not in FLOATS:
+        raise InvalidArgument(f"dtype is {dtype}, weights are {', '.join(FLOATS)}")
+    frame = make_frame(symbols, profile=profile, fraction=fraction, kernels=kernels)
+    return StoredTensor(symbols.shape, dtype, frame, zero_point, scale.astype(np.float32))
+
+
+def load(stored: StoredTensor, *, kernels: Kernels = NUMBA) -> npt.NDArray[Any]:
+    """Decode and, for weights, dequantize.
+
+    Returns
+    -------
+    array of the stored shape and dtype
+
+    Raises
+    ------
+    StreamError
+        The frame cannot be decoded or does not fit the shape.
+    """
+    symbols = load_symbols(stored, kernels=kernels)
+    if stored.scale is None:
+        wide = np.uint8 if stored.dtype.startswith("u") else np.int8
+        return from_symbols(symbols, stored.zero_point, wide).astype(DTYPES[stored.dtype])
+    codes = symbols.astype(np.float32) - stored.zero_point.astype(np.float32)
+    return (codes * stored.scale).astype(DTYPES[stored.dtype])
+
+
+def load_symbols(stored: StoredTensor, *, kernels: Kernels = NUMBA) -> npt.NDArray[np.uint8]:
+    """Decode only: uint8 symbols of the stored shape.
+
+    Raises
+    ------
+    StreamError
+        The frame cannot be decoded or does not fit the shape.
+    """
+    if math.prod(stored.shape) != stored.frame.block.symbol_count:
+        raise Corrupt(f"{stored.frame.block.symbol_count} symbols do not fill shape {list(stored.shape)}")
+    for part in (stored.zero_point, stored.scale):
+        if part is not None and not fits(part.shape, stored.shape):
+            raise Corrupt(f"a scale or zero point of shape {list(part.shape)} does not fit {list(stored.shape)}")
+    symbols = decode_frame(stored.frame, kernels=kernels)
+    try:
+        return symbols.reshape(stored.shape)
+    except (ValueError, OverflowError) as error:
+        raise Corrupt(f"no array has the shape {list(stored.shape)}: {error}") from None
+
+
+def fits(small: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether an array of shape ``small`` broadcasts to exactly ``shape``.
+
+    Examples
+    --------
+    >>> fits((1, 3), (2, 3)), fits((2, 2, 3), (2, 3)), fits((), (2, 3))
+    (True, False, True)
+    """
+    return len(small) <= len(shape) and all(s in (1, n) for s, n in zip(reversed(small), reversed(shape), strict=False))
+
+
+def symbol_entropy(symbols: npt.NDArray[np.uint8], *, kernels: Kernels = NUMBA) -> float:
+    """Order-0 entropy in bits per symbol.
+
+    Examples
+    --------
+    >>> symbol_entropy(np.array([0, 1], np.uint8))
+    1.0
+    """
+    return entropy_of_counts(kernels.histogram(np.ascontiguousarray(symbols).reshape(-1)))

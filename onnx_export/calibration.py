@@ -1,0 +1,209 @@
+"""Calibration: what the inputs of the weights look like on real data.
+
+Reductions are added to the graph, so that a whole activation never leaves ONNX Runtime: two vectors do.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+from onnx_export.runtime import ELEMENT_TYPES, open_session, run
+from onnx_export.weights import Reader
+from refimpl.errors import CalibrationError
+from refimpl.pipeline import ActivationStatistics
+
+Samples = Mapping[str, npt.NDArray[Any]]
+BATCH = 4  # samples in a run, where the model leaves the batch size open
+
+
+def read_samples(path: Path) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
+    """Read a ``.npy`` (one input) or ``.npz`` (inputs by name) file of samples.
+
+    Raises
+    ------
+    CalibrationError
+        It cannot be read, or holds no plain arrays.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        samples = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except Exception as error:  # a damaged archive raises whatever zipfile or numpy meets
+        raise CalibrationError(f"{path}: not a readable .npy or .npz file ({type(error).__name__})") from None
+    if isinstance(samples, dict) and not samples:
+        raise CalibrationError(f"{path}: the archive holds no arrays")
+    return samples
+
+
+def check_samples(session: Any, samples: npt.NDArray[Any] | Samples) -> dict[str, npt.NDArray[Any]]:
+    """Samples by input name, in the dtypes the model wants.
+
+    Parameters
+    ----------
+    session : InferenceSession
+        Of the model to calibrate.
+    samples : array or mapping
+        The first axis counts samples. A single array is for a model with a single input.
+
+    Raises
+    ------
+    CalibrationError
+        A name, shape or dtype does not fit; the message says what the model wants.
+    """
+    inputs = session.get_inputs()
+    wanted = ", ".join(f"{i.name} {i.shape}" for i in inputs)
+    if isinstance(samples, np.ndarray):
+        if len(inputs) != 1:
+            raise CalibrationError(f"the model has inputs {wanted}: give an .npz with these names")
+        samples = {inputs[0].name: samples}
+    if set(samples) != {i.name for i in inputs}:
+        raise CalibrationError(f"calibration data for {', '.join(sorted(samples))}, the model wants {wanted}")
+    checked = {}
+    for given in inputs:
+        array = samples[given.name]
+        if array.ndim != len(given.shape):
+            raise CalibrationError(f"{given.name}: data of shape {list(array.shape)}, the model wants {given.shape}")
+        for axis, (have, want) in enumerate(zip(array.shape, given.shape, strict=True)):
+            if axis and isinstance(want, int) and want > 0 and have != want:
+                raise CalibrationError(
+                    f"{given.name}: data of shape {list(array.shape)}, the model wants {given.shape}"
+                )
+        if not len(array):
+            raise CalibrationError(f"{given.name}: no samples")
+        dtype = ELEMENT_TYPES.get(given.type)
+        if dtype is None or (dtype.kind in "iub") != (array.dtype.kind in "iub"):
+            raise CalibrationError(f"{given.name}: data of dtype {array.dtype}, the model wants {given.type}")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise CalibrationError(f"{given.name}: the data hold NaN or infinite values")
+        checked[given.name] = array.astype(dtype)
+    if len({len(a) for a in checked.values()}) != 1:
+        raise CalibrationError("the inputs have different numbers of samples")
+    return checked
+
+
+def batches(session: Any, samples: Samples) -> Iterable[dict[str, npt.NDArray[Any]]]:
+    """Cut samples into the batches that the model accepts; an incomplete last one is left out if it is fixed.
+
+    Raises
+    ------
+    CalibrationError
+        Fewer samples than the model's fixed batch size.
+    """
+    count = len(next(iter(samples.values())))
+    fixed = [i.shape[0] for i in session.get_inputs() if i.shape and isinstance(i.shape[0], int) and i.shape[0] > 0]
+    size = max(fixed, default=min(BATCH, count))
+    if fixed and count < size:
+        raise CalibrationError(f"{count} samples, the model's batch size is {size}")
+    for first in range(0, count - size + 1 if fixed else count, size):
+        yield {name: array[first : first + size] for name, array in samples.items()}
+
+
+def collect_statistics(
+    model: onnx.ModelProto,
+    activations: Mapping[tuple[str, int], int],
+    samples: npt.NDArray[Any] | Samples,
+    progress: Callable[[int, int], None],
+) -> dict[tuple[str, int], ActivationStatistics]:
+    """Run a model on samples and reduce the watched activations.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    activations : mapping
+        (name, channel axis) of each tensor to watch -> number of channels.
+    samples : array or mapping
+        See `check_samples`.
+    progress : callable
+        Told (batches done, batches).
+
+    Returns
+    -------
+    dict
+        Statistics of every tensor that exists and never became NaN or infinite.
+
+    Raises
+    ------
+    CalibrationError
+        The samples do not fit the model.
+    ExportError
+        ONNX Runtime is missing or cannot run the model.
+    """
+    checked = check_samples(open_session(model), samples)
+    if not activations:
+        return {}
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    names: dict[tuple[str, int], tuple[str, str, str]] = {}
+    for key, channels in activations.items():
+        names[key] = add_reductions(watched, len(names), *key, channels)
+    session = open_session(watched)
+    outputs = [name for triple in names.values() for name in triple]
+    maximum: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
+    means: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
+    squares: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
+    seen = 0
+    todo = list(batches(session, checked))
+    for done, feeds in enumerate(todo):
+        progress(done, len(todo))
+        size = len(next(iter(feeds.values())))
+        seen += size
+        results = dict(zip(outputs, run(session, outputs, feeds), strict=True))
+        for key, (top, mean, square) in names.items():
+            maximum[key] = np.maximum(maximum.get(key, 0), results[top].astype(np.float64))
+            means[key] = means.get(key, 0) + size * results[mean].astype(np.float64)
+            squares[key] = squares.get(key, 0) + size * results[square].astype(np.float64)
+    progress(len(todo), len(todo))
+    return {
+        key: ActivationStatistics(
+            maximum[key], squares[key] / seen, np.maximum(squares[key] / seen - (means[key] / seen) ** 2, 0)
+        )
+        for key in names
+        if np.isfinite(maximum[key]).all() and np.isfinite(squares[key]).all()
+    }
+
+
+def add_reductions(model: onnx.ModelProto, index: int, name: str, axis: int, channels: int) -> tuple[str, str, str]:
+    """Add outputs for max |X|, mean X and mean X**2 over all axes but the channel axis; return their names."""
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    prefix = f"tansor_watch_{index}"
+    # (rows, channels), (n, channels, positions) or (channels, positions)
+    shape, axes = {-1: ([-1, channels], [0]), 1: ([0, channels, -1], [0, 2]), -2: ([channels, -1], [1])}[axis]
+    graph = model.graph
+    graph.initializer.append(helper.make_tensor(f"{prefix}_shape", onnx.TensorProto.INT64, [len(shape)], shape))
+    graph.initializer.append(helper.make_tensor(f"{prefix}_axes", onnx.TensorProto.INT64, [len(axes)], axes))
+    extra: dict[str, Any] = {"keepdims": 0} | ({} if opset >= 18 else {"axes": axes})
+    also = [f"{prefix}_axes"] if opset >= 18 else []
+    top, mean, square = f"{prefix}_max", f"{prefix}_mean", f"{prefix}_square"
+    graph.node.extend(
+        [
+            helper.make_node("Cast", [name], [f"{prefix}_f"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Reshape", [f"{prefix}_f", f"{prefix}_shape"], [f"{prefix}_x"]),
+            helper.make_node("Abs", [f"{prefix}_x"], [f"{prefix}_abs"]),
+            helper.make_node("ReduceMax", [f"{prefix}_abs", *also], [top], **extra),
+            helper.make_node("ReduceMean", [f"{prefix}_x", *also], [mean], **extra),
+            helper.make_node("Mul", [f"{prefix}_x", f"{prefix}_x"], [f"{prefix}_xx"]),
+            helper.make_node("ReduceMean", [f"{prefix}_xx", *also], [square], **extra),
+        ]
+    )
+    for output in (top, mean, square):
+        graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, [channels]))
+    return top, mean, square
+
+
+def combine(
+    readers: Iterable[Reader], found: Mapping[tuple[str, int], ActivationStatistics]
+) -> ActivationStatistics | None:
+    """Statistics of a weight that several inputs meet: the largest of each; None if none is known."""
+    watched = [(r.activation, r.activation_axis) for r in readers if r.activation is not None]
+    known = [found[key] for key in watched if key in found]
+    if not known:
+        return None
+    return ActivationStatistics(
+        np.maximum.reduce([k.maximum for k in known]),
+        np.maximum.reduce([k.mean_square for k in known]),
+        np.maximum.reduce([k.variance for k in known]),
+    )

@@ -1,0 +1,196 @@
+"""Stored tensors as function calls: written into a graph and read back, side by side.
+
+Each weight is one call of an `ai.tansor` function whose inputs are initializers named after it.
+Specification: docs/spec/onnx.md.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from codec.frame import Frame
+from codec.tensor import FLOATS, INTEGERS, StoredTensor
+from onnx_export.functions import DOMAIN
+from refimpl.errors import Corrupt
+from refimpl.tans.blocks import Block, Chunks, stored_counts
+from refimpl.tans.stream import Stream
+
+ELEMENT_TYPES = {
+    "float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16, "bfloat16": onnx.TensorProto.BFLOAT16,
+    "int8": onnx.TensorProto.INT8, "uint8": onnx.TensorProto.UINT8,
+    "int4": onnx.TensorProto.INT4, "uint4": onnx.TensorProto.UINT4,
+}  # fmt: skip
+# (block mode, is a weight) -> function. Integers that coding does not shrink are left as they are.
+OPS = {
+    ("coded", True): "DecompressLinear",
+    ("partial", True): "DecompressPartialLinear",
+    ("raw", True): "RawLinear",
+    ("constant", True): "ConstantLinear",
+    ("coded", False): "DecompressInteger",
+    ("partial", False): "DecompressPartialInteger",
+}
+LAYOUT_FIELDS = 5  # symbol_count, table_log, lane_count, length_base, length_width
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node and the initializers it reads."""
+
+    node: onnx.NodeProto
+    inputs: list[onnx.TensorProto]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all inputs: everything stored for this tensor but its name."""
+        return sum(len(tensor.raw_data) for tensor in self.inputs)
+
+
+def write_call(name: str, stored: StoredTensor) -> Call:
+    """The call that produces a stored tensor.
+
+    Parameters
+    ----------
+    name : str
+        Name of the value; the inputs are called ``<name>.<part>``.
+    stored : StoredTensor
+    """
+    block = stored.frame.block
+    parts: Arrays = {}
+    if block.stream is not None:
+        stream = block.stream
+        counts = stored_counts(stream.counts)
+        fields = [
+            stream.symbol_count, int(stream.counts.sum()).bit_length() - 1, stream.lane_count,
+            stream.length_base, stream.length_width,
+        ]  # fmt: skip
+        parts |= {
+            "stream": stream.words.astype("<u4").view(np.uint16),
+            "counts": counts,
+            "layout": np.array([*fields, *stored.shape], np.int64),
+        }
+        if block.chunks is not None:
+            chunks = [block.chunks.symbols, block.chunks.per_block, block.chunks.coded]
+            parts |= {"raw": block.raw, "chunks": np.array(chunks, np.int64)}
+    elif block.mode == "raw":
+        parts["symbols"] = block.raw.reshape(stored.shape)
+    else:
+        parts |= {"symbol": block.raw, "shape": np.array(stored.shape, np.int64)}
+    if stored.scale is not None:
+        parts["scale"] = stored.scale
+    parts["zero_point"] = stored.zero_point
+    inputs = [numpy_helper.from_array(np.ascontiguousarray(array), f"{name}.{part}") for part, array in parts.items()]
+    node = helper.make_node(
+        OPS[block.mode, stored.scale is not None],
+        [tensor.name for tensor in inputs],
+        [name],
+        name=f"{name}.decompress",
+        domain=DOMAIN,
+        to=ELEMENT_TYPES[stored.dtype],
+        stored_crc=checksum(inputs),
+        symbols_crc=stored.frame.symbols_crc,
+    )
+    return Call(node, inputs)
+
+
+def read_calls(model: onnx.ModelProto) -> Iterator[tuple[str, StoredTensor, Call]]:
+    """(name, tensor, call) of each compressed tensor of a model; nothing is decoded yet.
+
+    Raises
+    ------
+    Corrupt
+        A call's inputs are missing, of the wrong kind, or have a wrong checksum.
+    """
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.domain != DOMAIN:
+            continue
+        name = node.output[0] if node.output else node.name
+        inputs = [initializers[i] for i in node.input if i in initializers]
+        if node.op_type not in OPS.values() or len(inputs) != len(node.input):
+            raise Corrupt(f"{name}: {node.op_type} has no constant inputs or is unknown")
+        try:
+            call = Call(node, inputs)
+            yield name, read_call(call), call
+        except Corrupt as error:
+            raise Corrupt(f"{name}: {error}") from None
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+            raise Corrupt(f"{name}: the call cannot be read ({error})") from None
+
+
+def read_call(call: Call) -> StoredTensor:
+    """Undo `write_call`.
+
+    Raises
+    ------
+    Corrupt
+        The inputs do not fit the function, or their checksum is wrong.
+    """
+    attributes = {a.name: a.i for a in call.node.attribute}
+    if checksum(call.inputs) != attributes["stored_crc"]:
+        raise Corrupt("the checksum of the stored bytes is wrong")
+    mode, is_weight = next(key for key, op in OPS.items() if op == call.node.op_type)
+    dtypes = FLOATS if is_weight else INTEGERS
+    dtype = next((d for d in dtypes if ELEMENT_TYPES[d] == attributes["to"]), None)
+    if dtype is None:
+        raise Corrupt(f"element type {attributes['to']} is not for {call.node.op_type}")
+    arrays = [numpy_helper.to_array(tensor) for tensor in call.inputs]
+    zero_point = expect(arrays.pop(), np.uint8)
+    scale = expect(arrays.pop(), np.float32) if is_weight else None
+    block, shape = read_block(mode, arrays)
+    return StoredTensor(shape, dtype, Frame(block, attributes["symbols_crc"]), zero_point, scale)
+
+
+def read_block(mode: str, arrays: list[npt.NDArray[Any]]) -> tuple[Block, tuple[int, ...]]:
+    """(block, shape) from the inputs of a call, scale and zero point left out."""
+    if mode == "raw":
+        (symbols,) = arrays
+        return Block("raw", symbols.size, expect(symbols, np.uint8).reshape(-1)), symbols.shape
+    if mode == "constant":
+        symbol, dims = arrays
+        shape = tuple(int(d) for d in expect(dims, np.int64))
+        return Block("constant", math.prod(shape), expect(symbol, np.uint8)), shape
+    halves, counts, layout = arrays[:3]
+    symbol_count, table_log, lane_count, length_base, length_width, *rest = expect(layout, np.int64).tolist()
+    shape = tuple(rest)
+    words = np.ascontiguousarray(expect(halves, np.uint16)).view("<u4").astype(np.uint32)
+    if counts.dtype not in (np.uint8, np.uint16) or int(counts.sum()) != 1 << min(max(table_log, 0), 63):
+        raise Corrupt("the normalized counts do not sum to the table size")
+    if min(shape, default=1) < 0:
+        raise Corrupt(f"shape {list(shape)}")
+    stream = Stream(symbol_count, lane_count, length_base, length_width, counts.astype(np.int64), words)
+    if mode == "coded":
+        return Block("coded", math.prod(shape), np.empty(0, np.uint8), stream), shape
+    chunk, per_block, coded = (int(c) for c in expect(arrays[4], np.int64))
+    if chunk < 1 or not 1 <= coded < per_block:
+        raise Corrupt(f"{coded} of {per_block} chunks of {chunk} symbols are coded")
+    raw = expect(arrays[3], np.uint8)
+    return Block("partial", math.prod(shape), raw, stream, Chunks(chunk, per_block, coded)), shape
+
+
+def expect(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The array, if it has the dtype.
+
+    Raises
+    ------
+    Corrupt
+        It has another.
+    """
+    if array.dtype != dtype:
+        raise Corrupt(f"an input has dtype {array.dtype}, expected {np.dtype(dtype)}")
+    return array
+
+
+def checksum(inputs: list[onnx.TensorProto]) -> int:
+    """CRC-32 over the bytes of all inputs, in order."""
+    crc = 0
+    for tensor in inputs:
+        crc = zlib.crc32(tensor.raw_data, crc)
+    return crc

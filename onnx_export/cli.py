@@ -1,0 +1,264 @@
+"""The command line: parse, call one public function, print.
+
+Standard output carries results (a table, or JSON with ``--json``), standard error carries progress and
+errors. Exit status 0: done; 2: a user's error; 3: a damaged file; 130: interrupted.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from refimpl.errors import InvalidArgument, StreamError, TansorError
+
+USER_ERROR, DAMAGED, INTERRUPTED = 2, 3, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    if not options.command:
+        parser.print_help()
+        return USER_ERROR
+    try:
+        options.command(options)
+        sys.stdout.flush()
+    except StreamError as error:
+        return fail(str(error), DAMAGED)
+    except TansorError as error:
+        return fail(str(error), USER_ERROR)
+    except BrokenPipeError:
+        # The reader of our output has left; its end of the pipe is not our error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        return fail(f"{error.filename or 'output'}: {error.strerror or error}", USER_ERROR)
+    except MemoryError:
+        return fail("not enough memory for this model", USER_ERROR)
+    except KeyboardInterrupt:
+        return fail("interrupted; nothing was written", INTERRUPTED)
+    return 0
+
+
+def fail(message: str, status: int) -> int:
+    """Print one line to standard error."""
+    print(f"tansor: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; nothing heavy is imported for it."""
+    parser = argparse.ArgumentParser(
+        prog="tansor",
+        description="Compress the weights of a neural network; the result runs in ONNX Runtime as it is.",
+    )
+    parser.add_argument("--version", action=VersionAction, nargs=0, help="print the version and leave")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="compress the bundled model, run it, show the table, write report.html")
+    demo.add_argument(
+        "--output", type=Path, default=Path(), metavar="FOLDER", help="folder for the files (default: here)"
+    )
+    demo.set_defaults(command=run_demo)
+
+    compress = commands.add_parser("compress", help="make a model smaller")
+    compress.add_argument("input", type=Path, metavar="IN", help=".onnx or .safetensors")
+    compress.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="same kind as IN")
+    compress.add_argument("--recipe", default="double", choices=["lossless", "double"], help="default: double")
+    compress.add_argument("--sparsity", type=float, metavar="S", help="share of each layer to prune")
+    compress.add_argument("--calibration", type=Path, metavar="FILE", help="samples of the inputs, .npy or .npz")
+    compress.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="tensors to copy (repeatable)")
+    compress.add_argument("--profile", default="gpu", choices=["gpu", "archive"], help="parallel decoding or size")
+    compress.add_argument("--fraction", type=float, default=1.0, metavar="F", help="share of each tensor to code")
+    compress.add_argument("--jobs", type=int, metavar="N", help="threads (default: one per core)")
+    compress.add_argument("--report", type=Path, metavar="FILE.html", help="write a report to look at")
+    compress.set_defaults(command=run_compress)
+
+    decompress = commands.add_parser("decompress", help="back to a plain model")
+    decompress.add_argument("input", type=Path, metavar="IN")
+    decompress.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    decompress.set_defaults(command=run_decompress)
+
+    inspect = commands.add_parser("inspect", help="list what a compressed file holds, from its headers")
+    inspect.add_argument("input", type=Path, metavar="IN")
+    inspect.set_defaults(command=run_inspect)
+
+    verify = commands.add_parser("verify", help="check all checksums, decode everything, compare to the original")
+    verify.add_argument("input", type=Path, metavar="IN")
+    verify.add_argument("--against", type=Path, metavar="ORIGINAL")
+    verify.set_defaults(command=run_verify)
+
+    run = commands.add_parser("run", help="run a model once")
+    run.add_argument("input", type=Path, metavar="IN")
+    run.add_argument("--input", dest="feeds", action="append", default=[], metavar="NAME=FILE.npy")
+    run.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.npz")
+    run.set_defaults(command=run_run)
+
+    evaluate = commands.add_parser("evaluate", help="perplexity of a language model")
+    evaluate.add_argument("input", type=Path, metavar="IN")
+    evaluate.add_argument("--tokens", type=Path, required=True, metavar="FILE.npy", help="integers (windows, length)")
+    evaluate.add_argument("--baseline", type=Path, metavar="ORIGINAL", help="evaluate this model beside it")
+    evaluate.set_defaults(command=run_evaluate)
+
+    for command in (run, evaluate):
+        command.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+        command.add_argument(
+            "--mode", default="resident", choices=["streaming", "resident"],
+            help="decode weights at each use, or once while loading (default)",
+        )  # fmt: skip
+    for command in (compress, decompress, run):
+        command.add_argument("--force", action="store_true", help="replace an existing output")
+    for command in (demo, compress, inspect, verify, evaluate):
+        command.add_argument(
+            "--json", nargs="?", const="-", metavar="FILE", help="print the result as JSON, or write it to FILE"
+        )
+    return parser
+
+
+class VersionAction(argparse.Action):
+    """Look the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print it and leave."""
+        from importlib.metadata import version
+
+        print(f"tansor {version('tansor')}")
+        parser.exit()
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """Tansor demo."""
+    from onnx_export.demo import demo
+    from onnx_export.progress import progress_bar
+    from onnx_export.tables import demo_table
+
+    with progress_bar() as progress:
+        result = demo(options.output, progress=progress)
+    show(result, options.json, demo_table)
+
+
+def run_compress(options: argparse.Namespace) -> None:
+    """Tansor compress."""
+    from onnx_export.compress import compress
+    from onnx_export.files import check_output, write_whole
+    from onnx_export.progress import progress_bar
+    from onnx_export.report import report_html
+    from onnx_export.tables import compress_table
+
+    if options.report is not None:
+        check_output(options.report, force=options.force)
+    check_json(options)
+    with progress_bar() as progress:
+        result = compress(
+            options.input,
+            options.output,
+            recipe=options.recipe,
+            calibration=options.calibration,
+            sparsity=options.sparsity,
+            exclude=options.exclude,
+            profile=options.profile,
+            fraction=options.fraction,
+            jobs=options.jobs,
+            force=options.force,
+            progress=progress,
+        )
+    if options.report is not None:
+        page = report_html(result)
+        write_whole(options.report, lambda part: part.write_text(page, encoding="utf-8"), force=options.force)
+    show(result, options.json, compress_table, force=options.force)
+
+
+def run_decompress(options: argparse.Namespace) -> None:
+    """Tansor decompress."""
+    from onnx_export.decompress import decompress
+    from onnx_export.progress import progress_bar
+
+    with progress_bar() as progress:
+        decompress(options.input, options.output, force=options.force, progress=progress)
+
+
+def run_inspect(options: argparse.Namespace) -> None:
+    """Tansor inspect."""
+    from onnx_export.inspect import inspect
+    from onnx_export.tables import inspect_table
+
+    show(inspect(options.input), options.json, inspect_table)
+
+
+def run_verify(options: argparse.Namespace) -> None:
+    """Tansor verify."""
+    from onnx_export.progress import progress_bar
+    from onnx_export.tables import verify_table
+    from onnx_export.verify import verify
+
+    with progress_bar() as progress:
+        result = verify(options.input, options.against, progress=progress)
+    show(result, options.json, verify_table)
+
+
+def run_run(options: argparse.Namespace) -> None:
+    """Tansor run."""
+    import numpy as np
+
+    from onnx_export.files import check_output, write_whole
+    from onnx_export.session import run
+
+    if options.output.suffix != ".npz":
+        raise InvalidArgument(f"{options.output}: the output must end in .npz")
+    check_output(options.output, force=options.force)
+    feeds = {}
+    for feed in options.feeds:
+        name, equals, file = feed.partition("=")
+        if not (name and equals and file):
+            raise InvalidArgument(f"--input {feed}: write NAME=FILE.npy")
+        try:
+            feeds[name] = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InvalidArgument(f"{file}: not a readable .npy file ({type(error).__name__})") from None
+        if not isinstance(feeds[name], np.ndarray):
+            raise InvalidArgument(f"{file}: not a .npy file")
+    outputs = run(options.input, feeds, mode=options.mode, device=options.device)
+    write_whole(options.output, lambda part: np.savez(part, **outputs), force=options.force)  # type: ignore[arg-type]
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """Tansor evaluate."""
+    from onnx_export.evaluate import evaluate
+    from onnx_export.progress import progress_bar
+    from onnx_export.tables import evaluate_table
+
+    with progress_bar() as progress:
+        result = evaluate(
+            options.input, options.tokens, baseline=options.baseline,
+            device=options.device, mode=options.mode, progress=progress,
+        )  # fmt: skip
+    show(result, options.json, evaluate_table)
+
+
+def check_json(options: argparse.Namespace) -> None:
+    """Refuse a JSON file that cannot be written before the work begins."""
+    from onnx_export.files import check_output
+
+    if options.json not in (None, "-"):
+        check_output(Path(options.json), force=True)
+
+
+def show(result: dict[str, Any], json_to: str | None, table: Any, *, force: bool = True) -> None:
+    """Print a result: as a table, as JSON, or as a table with the JSON in a file."""
+    from onnx_export.files import write_whole
+
+    text = json.dumps(result, indent=1, allow_nan=False)
+    if json_to == "-":
+        print(text)
+        return
+    if json_to is not None:
+        write_whole(Path(json_to), lambda part: part.write_text(text + "\n", encoding="utf-8"), force=force)
+    table(result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

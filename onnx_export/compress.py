@@ -1,0 +1,323 @@
+"""compress: a model in, a smaller model out, and a report of what was done to every tensor."""
+
+import fnmatch
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+import onnx.version_converter
+
+from codec.container import KEY, read_container, write_container
+from codec.frame import write_frame
+from codec.tensor import FLOATS, INTEGERS, StoredTensor
+from onnx_export.calibration import collect_statistics, combine, read_samples
+from onnx_export.calls import OPS, Call, write_call
+from onnx_export.files import check_output, first_line, kind_of, read_bytes, read_model, write_model, write_whole
+from onnx_export.functions import DOMAIN, MIN_OPSET
+from onnx_export.recipes import recipe as recipe_by_name
+from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
+from onnx_export.summary import summarize
+from onnx_export.tensors import (
+    Options,
+    Skipped,
+    Tensor,
+    compress_integers,
+    compress_weight,
+    skip,
+    with_container_bytes,
+)
+from onnx_export.ties import find_ties
+from onnx_export.weights import MIN_ELEMENTS, Constant, find_constants
+from refimpl.errors import ExportError, InvalidArgument
+from refimpl.pipeline import ActivationStatistics
+
+Array = npt.NDArray[Any]
+Samples = str | os.PathLike[str] | Array | Mapping[str, Array]
+Progress = Callable[[str, int, int], None]  # what, done, of how many
+Lines = tuple[list[Tensor], list[Skipped], list[str]]  # compressed, copied, notes
+TABLE_NAMES = ("embed", "wte", "wpe")  # without a graph, only a name tells a table from a layer
+WOULD_NOT_SHRINK = "coding would not shrink it"
+
+
+def compress(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    recipe: str = "double",
+    calibration: Samples | None = None,
+    sparsity: float | None = None,
+    exclude: Sequence[str] = (),
+    profile: str = "gpu",
+    fraction: float = 1.0,
+    jobs: int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compress a model file.
+
+    Parameters
+    ----------
+    source, output : path
+        ``.onnx`` or ``.safetensors``, both of the same kind.
+    recipe : {"double", "lossless"}
+    calibration : path, array or mapping, optional
+        Samples of the model's inputs: ``.npy``, ``.npz`` or arrays; the first axis counts samples.
+    sparsity : float, optional
+        Share of each layer to prune instead of the recipe's.
+    exclude : sequence of str
+        Glob patterns of tensors to copy as they are.
+    profile : {"gpu", "archive"}
+        Short lanes for parallel decoding or long ones for size.
+    fraction : float
+        Share of each tensor to code; the rest is stored raw and decodes faster.
+    jobs : int, optional
+        Threads; default one per core.
+    force : bool
+        Replace an existing output.
+    progress : callable, optional
+        Told (what, done, of how many).
+
+    Returns
+    -------
+    dict
+        The report; its keys are listed in docs/guide.md.
+
+    Raises
+    ------
+    TansorError
+        See `refimpl.errors`. The output is then as it was before.
+    """
+    started = time.perf_counter()
+    source, output = Path(source), Path(output)
+    options = check_options(source, output, recipe, sparsity, exclude, profile, fraction, jobs)
+    check_output(output, force=force)
+    if output.exists() and source.exists() and output.samefile(source):
+        raise InvalidArgument("input and output are the same file")
+    tell = progress or (lambda *_: None)
+    if kind_of(source) == ".onnx":
+        lines = compress_onnx(source, output, options, calibration, tell, force=force)
+    else:
+        if calibration is not None:
+            raise InvalidArgument("calibration data need a graph to run: a .safetensors file has none")
+        lines = compress_safetensors(source, output, options, tell, force=force)
+    return summarize(source, output, options, *lines, time.perf_counter() - started)
+
+
+def check_options(
+    source: Path,
+    output: Path,
+    recipe: str,
+    sparsity: float | None,
+    exclude: Sequence[str],
+    profile: str,
+    fraction: float,
+    jobs: int | None,
+) -> Options:
+    """The options, if all of them are allowed.
+
+    Raises
+    ------
+    InvalidArgument
+        One is not.
+    """
+    if kind_of(source) != kind_of(output):
+        raise InvalidArgument(f"{source} and {output} must both be .onnx or both .safetensors")
+    if profile not in ("gpu", "archive"):
+        raise InvalidArgument(f"profile is {profile!r}, allowed are gpu, archive")
+    if not 0 < fraction <= 1:
+        raise InvalidArgument(f"fraction is {fraction}, allowed are numbers above 0 up to 1")
+    if jobs is not None and jobs < 1:
+        raise InvalidArgument(f"jobs is {jobs}, allowed are 1 and more")
+    return Options(recipe_by_name(recipe, sparsity), tuple(exclude), profile, fraction, jobs or os.cpu_count() or 1)
+
+
+def compress_onnx(
+    source: Path, output: Path, options: Options, calibration: Samples | None, tell: Progress, *, force: bool
+) -> Lines:
+    """Compress an ONNX file."""
+    model = prepare(read_model(source), source)
+    constants = find_constants(model)
+    reasons = {c.name: reason_to_skip(c, options) for c in constants}
+    skipped = [skip(c.name, c.array, reason) for c in constants if (reason := reasons[c.name])]
+    unique, ties = find_ties([c for c in constants if not reasons[c.name]])
+    floats = [c for c in unique if c.is_float]
+    notes: list[str] = []
+    statistics: dict[tuple[str, int], ActivationStatistics] = {}
+    if calibration is not None:
+        statistics = calibrate(model, floats, calibration, tell)
+    elif floats:
+        notes.append("no calibration data: all input channels count as equally important")
+
+    def one(constant: Constant) -> tuple[str, Call | None, Tensor]:
+        stored, line = compress_constant(constant, combine(constant.readers, statistics), options)
+        if (stored.frame.block.mode, stored.scale is not None) not in OPS:
+            return constant.name, None, line
+        call = write_call(constant.name, stored)
+        line = with_container_bytes(line, call.stored_bytes)
+        return constant.name, call if line.stored_bytes < line.original_bytes else None, line
+
+    calls: dict[str, Call] = {}
+    lines: list[Tensor] = []
+    for name, call, line in in_parallel(one, unique, options.jobs, tell):
+        if call is not None:
+            calls[name] = call
+            lines.append(line)
+    if dropped := drop_debug_metadata(model):
+        notes.append(f"{dropped:,} bytes of the PyTorch exporter's debugging notes were left out")
+    kept = {name: tie for name, tie in ties.items() if tie.source in calls}
+    done = calls.keys() | kept.keys() | {s.name for s in skipped}
+    skipped += [skip(c.name, c.array, WOULD_NOT_SHRINK) for c in constants if c.name not in done]
+    notes += [f"{name} is stored once, as {tie.source}" for name, tie in kept.items()]
+    replace_by_calls(model, constants, calls, kept)
+    set_metadata(model, json.dumps({"recipe": options.recipe.name, "tool": f"tansor {version('tansor')}"}))
+    check_model(model)
+    tell("write", 0, 1)
+    write_model(model, output, force=force)
+    tell("write", 1, 1)
+    return lines, skipped, notes
+
+
+def compress_safetensors(source: Path, output: Path, options: Options, tell: Progress, *, force: bool) -> Lines:
+    """Compress a safetensors file: no graph, so nothing is known of the activations."""
+    tensors, metadata = read_container(read_bytes(source))
+    if any(isinstance(t, StoredTensor) for t in tensors.values()):
+        raise InvalidArgument(f"{source} is compressed already; `tansor decompress` undoes it")
+    arrays = {name: t for name, t in tensors.items() if not isinstance(t, StoredTensor)}
+    reasons = {name: reason_to_copy(name, array, options) for name, array in arrays.items()}
+    skipped = [skip(name, arrays[name], reason) for name, reason in reasons.items() if reason]
+
+    def one(name: str) -> tuple[str, StoredTensor, Tensor]:
+        array = arrays[name]
+        if array.dtype.name in INTEGERS:
+            stored, line = compress_integers(name, array, options)
+        else:
+            is_table = any(part in name for part in TABLE_NAMES)
+            stored, line = compress_weight(name, array, array.ndim - 1, None, is_table=is_table, options=options)
+        size = len(write_frame(stored.frame)) + stored.zero_point.nbytes
+        return name, stored, with_container_bytes(line, size + (0 if stored.scale is None else stored.scale.nbytes))
+
+    lines: list[Tensor] = []
+    result: dict[str, Array | StoredTensor] = dict(arrays)
+    names = [name for name, reason in reasons.items() if not reason]
+    for name, stored, line in in_parallel(one, names, options.jobs, tell):
+        if line.stored_bytes < line.original_bytes:
+            result[name] = stored
+            lines.append(line)
+        else:
+            skipped.append(skip(name, arrays[name], WOULD_NOT_SHRINK))
+    data = write_container(result, {k: v for k, v in metadata.items() if k != KEY})
+    tell("write", 0, 1)
+    write_whole(output, lambda part: part.write_bytes(data), force=force)
+    tell("write", 1, 1)
+    return lines, skipped, []
+
+
+def prepare(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
+    """Bring a model to the oldest opset and IR version that functions need.
+
+    Raises
+    ------
+    InvalidArgument
+        It is compressed already.
+    ExportError
+        Its opset is too old and cannot be converted.
+    """
+    if any(o.domain == DOMAIN for o in model.opset_import):
+        raise InvalidArgument(f"{source} is compressed already; `tansor decompress` undoes it")
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < MIN_OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, 13)
+        except Exception as error:  # the converter raises whatever its C++ side throws
+            raise ExportError(f"{source}: opset {opset} cannot be converted ({first_line(error)})") from None
+    model.ir_version = max(model.ir_version, 8)  # 8 brought functions
+    return model
+
+
+def reason_to_skip(constant: Constant, options: Options) -> str | None:
+    """Why a constant of a graph is copied as it is, None if it is not."""
+    if reason := reason_to_copy(constant.name, constant.array, options):
+        return reason
+    if not constant.is_float:
+        return None
+    if constant.other_readers:
+        return f"read by {', '.join(sorted(set(constant.other_readers)))}, where its role is not known"
+    if not constant.readers:
+        return "nothing reads it"
+    if constant.input_axis is None:
+        return "its readers disagree on its input channels"
+    return None
+
+
+def reason_to_copy(name: str, array: Array, options: Options) -> str | None:
+    """Why a tensor is copied as it is, whatever reads it; None if it is not."""
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in options.exclude):
+        return "excluded by the user"
+    if array.size < MIN_ELEMENTS:
+        return f"fewer than {MIN_ELEMENTS} elements"
+    if array.dtype.name in INTEGERS:
+        return None
+    if array.dtype.name not in FLOATS:
+        return f"{array.dtype.name} tensors are not compressed"
+    if options.recipe.layer is None:
+        return "float weights, which the lossless recipe keeps"
+    if array.ndim < 2:
+        return "a vector"
+    return None
+
+
+def calibrate(
+    model: onnx.ModelProto, floats: Sequence[Constant], calibration: Samples, tell: Progress
+) -> dict[tuple[str, int], ActivationStatistics]:
+    """Statistics of every tensor that a float weight is multiplied with."""
+    if not floats:
+        return {}
+    samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
+    watched = {
+        (r.activation, r.activation_axis): c.array.shape[r.input_axis]
+        for c in floats
+        for r in c.readers
+        if r.activation is not None
+    }
+    return collect_statistics(model, watched, samples, lambda done, count: tell("calibrate", done, count))
+
+
+def compress_constant(
+    constant: Constant, statistics: ActivationStatistics | None, options: Options
+) -> tuple[StoredTensor, Tensor]:
+    """Compress one tensor of a graph."""
+    if not constant.is_float:
+        return compress_integers(constant.name, constant.array, options)
+    axis = constant.input_axis
+    assert axis is not None, "tensors without one are skipped"
+    is_table = any(r.op_type == "Gather" for r in constant.readers)
+    return compress_weight(constant.name, constant.array, axis, statistics, is_table=is_table, options=options)
+
+
+def in_parallel(one: Callable[[Any], Any], items: Sequence[Any], jobs: int, tell: Progress) -> Iterator[Any]:
+    """Results of ``one`` for each item, in order, computed by ``jobs`` threads."""
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for done, result in enumerate(pool.map(one, items)):
+                tell("compress", done + 1, len(items))
+                yield result
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def check_model(model: onnx.ModelProto) -> None:
+    """Let onnx's checker see the result; it cannot take models above 2 GB in memory."""
+    if model.ByteSize() >= 1 << 31:
+        return
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the compressed model is invalid: {first_line(error)}") from None

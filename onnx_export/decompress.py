@@ -1,0 +1,81 @@
+"""decompress: back to a plain model, every call replaced by the tensor it stands for."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+from onnx import numpy_helper
+
+from codec.container import read_container, write_container
+from codec.tensor import StoredTensor, load
+from onnx_export.calls import read_calls
+from onnx_export.files import check_output, kind_of, read_bytes, read_model, write_model, write_whole
+from onnx_export.rewrite import replace_by_constants
+from refimpl.errors import InvalidArgument, StreamError
+
+Progress = Callable[[str, int, int], None]
+
+
+def decompress(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write a plain model from a compressed one.
+
+    Parameters
+    ----------
+    source, output : path
+        ``.onnx`` or ``.safetensors``, both of the same kind.
+    force : bool
+        Replace an existing output.
+    progress : callable, optional
+        Told (what, done, of how many).
+
+    Raises
+    ------
+    StreamError
+        The file is damaged; nothing is written.
+    TansorError
+        Not a compressed model, or the output cannot be written.
+    """
+    source, output = Path(source), Path(output)
+    if kind_of(source) != kind_of(output):
+        raise InvalidArgument(f"{source} and {output} must both be .onnx or both .safetensors")
+    check_output(output, force=force)
+    tell = progress or (lambda *_: None)
+    try:
+        if kind_of(source) == ".onnx":
+            model = read_model(source)
+            decompress_model(model, tell)
+            write_model(model, output, force=force)
+        else:
+            tensors, metadata = read_container(read_bytes(source))
+            plain = {n: load(t) if isinstance(t, StoredTensor) else t for n, t in tensors.items()}
+            data = write_container(plain, metadata)
+            write_whole(output, lambda part: part.write_bytes(data), force=force)
+    except StreamError as error:
+        raise type(error)(f"{source}: {error}") if str(source) not in str(error) else error from None
+
+
+def decompress_model(model: onnx.ModelProto, tell: Progress = lambda *_: None) -> onnx.ModelProto:
+    """Replace every call of a model by the tensor it stands for, in place.
+
+    Raises
+    ------
+    StreamError
+        A call is damaged.
+    """
+    calls = list(read_calls(model))
+    tensors = []
+    for done, (name, stored, _) in enumerate(calls):
+        try:
+            tensors.append(numpy_helper.from_array(load(stored), name))
+        except StreamError as error:
+            raise type(error)(f"{name}: {error}") from None
+        tell("decompress", done + 1, len(calls))
+    replace_by_constants(model, tensors)
+    return model

@@ -1,0 +1,172 @@
+"""Reading and writing model files: errors in one line, nothing half-written."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from refimpl.errors import Corrupt, ExportError, InvalidArgument, Truncated
+
+PROTOBUF_LIMIT = (1 << 31) - (1 << 20)  # bytes; larger models keep their tensors in a second file
+KINDS = (".onnx", ".safetensors")
+
+
+def kind_of(path: Path) -> str:
+    """``.onnx`` or ``.safetensors``.
+
+    Raises
+    ------
+    InvalidArgument
+        Another ending.
+
+    Examples
+    --------
+    >>> kind_of(Path("model.onnx"))
+    '.onnx'
+    """
+    if path.suffix not in KINDS:
+        raise InvalidArgument(f"{path}: the file name must end in .onnx or .safetensors")
+    return path.suffix
+
+
+def read_model(path: Path, *, external_data: bool = True) -> onnx.ModelProto:
+    """Read an ONNX model, external tensors included.
+
+    Raises
+    ------
+    ExportError
+        Not there, or not an ONNX model.
+    Truncated
+        It begins like one and does not parse to the end.
+    """
+    data = read_bytes(path)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        # Every ONNX file begins with its IR version, field 1.
+        if data[:1] == b"\x08" and len(data) > 2:
+            raise Truncated(f"{path}: truncated or damaged ONNX model") from None
+        raise ExportError(f"{path}: not an ONNX model") from None
+    if not model.ir_version or not model.opset_import or not model.graph.node:
+        raise ExportError(f"{path}: not an ONNX model")
+    if external_data:
+        try:
+            onnx.load_external_data_for_model(model, str(path.parent))
+        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+            raise ExportError(f"{path}: the external tensors cannot be read: {first_line(error)}") from None
+    return model
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of a file.
+
+    Raises
+    ------
+    ExportError
+        It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"{path}: {error.strerror or error}") from None
+
+
+def write_model(model: onnx.ModelProto, path: Path, *, force: bool = False) -> None:
+    """Write an ONNX model; above 2 GB its tensors go to ``<name>.data`` beside it.
+
+    Raises
+    ------
+    InvalidArgument
+        The file exists and ``force`` is not set.
+    ExportError
+        The folder cannot be written.
+    """
+    if model.ByteSize() < PROTOBUF_LIMIT:
+        write_whole(path, lambda part: part.write_bytes(model.SerializeToString(deterministic=True)), force=force)
+    else:
+        location = f"{path.name}.data"
+
+        def write(part: Path) -> None:
+            onnx.save(model, str(part), save_as_external_data=True, location=location, size_threshold=4096)
+
+        write_whole(path, write, force=force, beside=(location,))
+
+
+def write_whole(path: Path, write: Callable[[Path], object], *, force: bool, beside: tuple[str, ...] = ()) -> None:
+    """Let ``write`` fill a file of a temporary folder, then move it to its place in one step.
+
+    Whatever interrupts the writing (an error, a full disk, Ctrl-C), ``path`` holds what it held before.
+
+    Parameters
+    ----------
+    path : Path
+    write : callable
+        Takes the temporary path; its name is that of ``path``.
+    force : bool
+        Replace an existing file.
+    beside : tuple of str
+        Names of further files that ``write`` makes in the same folder, moved first.
+
+    Raises
+    ------
+    InvalidArgument
+        The file exists and ``force`` is not set.
+    ExportError
+        The folder cannot be written.
+    """
+    check_output(path, force=force)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise ExportError(f"{path}: {error.strerror or error}") from None
+    try:
+        write(folder / path.name)
+        for name in (*beside, path.name):
+            with (folder / name).open("rb") as file:
+                os.fsync(file.fileno())
+            (folder / name).replace(path.parent / name)
+    except OSError as error:
+        raise ExportError(f"{path}: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuse an output before the work begins rather than after it.
+
+    Raises
+    ------
+    InvalidArgument
+        The file exists and ``force`` is not set, or it is a folder.
+    ExportError
+        Its folder does not exist or cannot be written.
+    """
+    if path.is_dir():
+        raise InvalidArgument(f"{path} is a folder")
+    if path.exists() and not force:
+        raise InvalidArgument(f"{path} exists; --force replaces it")
+    if not path.parent.is_dir():
+        raise ExportError(f"{path}: the folder {path.parent} does not exist")
+    if not os.access(path.parent, os.W_OK):
+        raise ExportError(f"{path}: the folder {path.parent} cannot be written")
+
+
+def corrupt(path: Path, error: Exception) -> Corrupt:
+    """A decoding error that names the file."""
+    return Corrupt(f"{path}: {first_line(error)}")
+
+
+def first_line(error: Exception) -> str:
+    r"""The first line of an error's message.
+
+    Examples
+    --------
+    >>> first_line(ValueError("bad shape\ntraceback"))
+    'bad shape'
+    """
+    return str(error).strip().split("\n", 1)[0]

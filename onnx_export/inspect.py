@@ -1,0 +1,78 @@
+"""inspect: what a compressed file holds, from its headers alone."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from codec.container import read_container
+from codec.frame import write_frame
+from codec.tensor import StoredTensor
+from onnx_export.calls import read_calls
+from onnx_export.files import kind_of, read_bytes, read_model
+from onnx_export.rewrite import METADATA_KEY
+from onnx_export.summary import file_bytes
+
+
+def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """List the compressed tensors of a file; nothing is decoded.
+
+    Parameters
+    ----------
+    source : path
+        ``.onnx`` or ``.safetensors``.
+
+    Returns
+    -------
+    dict
+        ``path``, ``bytes``, ``compressed`` (whether there is anything tansor made), ``made_by`` and
+        ``tensors``: name, shape, dtype, mode, table_log, lane_count, elements, stored_bytes,
+        side_bytes, bits_per_weight.
+
+    Raises
+    ------
+    StreamError
+        A header is damaged.
+    ExportError
+        Not a model.
+    """
+    source = Path(source)
+    tensors: list[dict[str, Any]] = []
+    made_by: dict[str, str] = {}
+    if kind_of(source) == ".onnx":
+        model = read_model(source)
+        for name, stored, call in read_calls(model):
+            tensors.append(header_line(name, stored, call.stored_bytes))
+        for entry in model.metadata_props:
+            if entry.key == METADATA_KEY:
+                made_by = json.loads(entry.value)
+    else:
+        for name, tensor in read_container(read_bytes(source))[0].items():
+            if isinstance(tensor, StoredTensor):
+                size = len(write_frame(tensor.frame)) + tensor.zero_point.nbytes
+                tensors.append(header_line(name, tensor, size + (0 if tensor.scale is None else tensor.scale.nbytes)))
+    return {
+        "path": str(source),
+        "bytes": file_bytes(source),
+        "compressed": bool(tensors),
+        "made_by": made_by,
+        "tensors": tensors,
+    }
+
+
+def header_line(name: str, stored: StoredTensor, stored_bytes: int) -> dict[str, Any]:
+    """One tensor's headers as a JSON object."""
+    block = stored.frame.block
+    stream = block.stream
+    return {
+        "name": name,
+        "shape": list(stored.shape),
+        "dtype": stored.dtype,
+        "mode": block.mode,
+        "elements": block.symbol_count,
+        "table_log": None if stream is None else int(stream.counts.sum()).bit_length() - 1,
+        "lane_count": None if stream is None else stream.lane_count,
+        "stored_bytes": stored_bytes,
+        "side_bytes": int(stored_bytes - stored.payload_bytes),
+        "bits_per_weight": 8 * stored_bytes / max(block.symbol_count, 1),
+    }

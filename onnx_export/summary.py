@@ -1,0 +1,91 @@
+"""The report as data: what `--json` prints and the HTML report shows. Keys are listed in docs/guide.md."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from onnx_export.tensors import Options, Skipped, Tensor
+
+SCHEMA_VERSION = 1
+
+
+def summarize(
+    source: Path,
+    output: Path,
+    options: Options,
+    tensors: Sequence[Tensor],
+    skipped: Sequence[Skipped],
+    notes: Sequence[str],
+    seconds: float,
+) -> dict[str, Any]:
+    """The report of one compression.
+
+    ``weights`` counts every float or quantized tensor of the model, copied ones included.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "tool": f"tansor {version('tansor')}",
+        "input": str(source),
+        "output": str(output),
+        "recipe": options.recipe.name,
+        "profile": options.profile,
+        "fraction": options.fraction,
+        "input_bytes": file_bytes(source),
+        "output_bytes": file_bytes(output),
+        "seconds": seconds,
+        "weights": totals(tensors, skipped),
+        "tensors": [tensor_line(t) for t in tensors],
+        "skipped": [
+            {"name": s.name, "reason": s.reason, "elements": s.elements, "stored_bytes": s.stored_bytes}
+            for s in skipped
+        ],
+        "notes": list(notes),
+    }
+
+
+def totals(tensors: Sequence[Tensor], skipped: Sequence[Skipped]) -> dict[str, Any]:
+    """Sums over all weights; copied ones count with the bytes they have."""
+    count = sum(t.elements for t in tensors) + sum(s.elements for s in skipped)
+    copied = sum(s.stored_bytes for s in skipped)
+    stored = sum(t.stored_bytes for t in tensors) + copied
+    entropy_bits = sum(t.entropy_bits_per_weight * t.elements for t in tensors) + 8 * copied
+    return {
+        "count": count,
+        "float_bytes": 4 * count,
+        "original_bytes": sum(t.original_bytes for t in tensors) + copied,
+        "stored_bytes": stored,
+        "side_bytes": sum(t.side_bytes for t in tensors),
+        "copied_bytes": copied,
+        "bits_per_weight": 8 * stored / count if count else 0.0,
+        "entropy_bits_per_weight": entropy_bits / count if count else 0.0,
+        "ratio_vs_int8": count / stored if stored else 1.0,
+        "ratio_vs_fp16": 2 * count / stored if stored else 1.0,
+    }
+
+
+def tensor_line(tensor: Tensor) -> dict[str, Any]:
+    """One compressed tensor as a JSON object."""
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "recipe": tensor.recipe,
+        "mode": tensor.mode,
+        "elements": tensor.elements,
+        "original_bytes": tensor.original_bytes,
+        "stored_bytes": tensor.stored_bytes,
+        "side_bytes": tensor.side_bytes,
+        "bits_per_weight": tensor.bits_per_weight,
+        "entropy_bits_per_weight": tensor.entropy_bits_per_weight,
+        "sparsity": tensor.sparsity,
+        "sqnr_db": tensor.sqnr_db,
+        "exponent": tensor.exponent,
+        "statistics": tensor.statistics,
+        "histogram": list(tensor.histogram),
+    }
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a model file, the external tensors beside it included."""
+    beside = path.with_name(f"{path.name}.data")
+    return path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)

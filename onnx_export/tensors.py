@@ -1,0 +1,170 @@
+"""Compressing one tensor, and its line in the report."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from codec.kernels import histogram
+from codec.tensor import FLOATS, StoredTensor, store_integers, store_weight
+from onnx_export.recipes import Recipe
+from onnx_export.weights import along_axis, from_matrix, to_matrix
+from refimpl.errors import InvalidArgument
+from refimpl.metrics import entropy_of_counts, sqnr_db
+from refimpl.pipeline import ActivationStatistics, quantize_layer
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the caller chose, beside input and output."""
+
+    recipe: Recipe
+    exclude: tuple[str, ...] = ()
+    profile: str = "gpu"
+    fraction: float = 1.0
+    jobs: int = 1
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A line of the report: a tensor that was compressed."""
+
+    name: str
+    shape: tuple[int, ...]
+    recipe: str  # "double" or "lossless"
+    mode: str  # of its block
+    elements: int
+    original_bytes: int
+    stored_bytes: int  # payload, side information, counts, layout, scale and zero point
+    side_bytes: int  # stored_bytes without the payload
+    entropy_bits_per_weight: float  # order-0, of the symbols
+    sparsity: float  # share of codes that are zero
+    sqnr_db: float | None  # of the weights; None if nothing changed
+    exponent: float | None  # of the activation-aware scale
+    statistics: str  # "calibrated", "unknown" or "not used"
+    histogram: tuple[int, ...]  # of the symbols
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits per element."""
+        return 8 * self.stored_bytes / self.elements
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A line of the report: a tensor that was copied."""
+
+    name: str
+    reason: str
+    elements: int
+    stored_bytes: int
+
+
+def compress_weight(
+    name: str,
+    array: Array,
+    input_axis: int,
+    statistics: ActivationStatistics | None,
+    *,
+    is_table: bool,
+    options: Options,
+) -> tuple[StoredTensor, Tensor]:
+    """Scale, quantize, prune and code a float weight in its own layout.
+
+    Parameters
+    ----------
+    name : str
+    array : float, any shape
+    input_axis : int
+        Axis of the input channels.
+    statistics : ActivationStatistics, optional
+        None if nothing is known about the layer's input.
+    is_table : bool
+        Read by Gather: the recipe's finer settings.
+    options : Options
+
+    Raises
+    ------
+    InvalidArgument
+        NaN or infinite values; the message names the tensor.
+    """
+    settings = options.recipe.table if is_table else options.recipe.layer
+    assert settings is not None, "the recipe quantizes"
+    matrix = to_matrix(array, input_axis)
+    known = statistics or ActivationStatistics.unknown(matrix.shape[1])
+    try:
+        layer = quantize_layer(matrix, known, settings)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{name}: {error}") from None
+    scale = layer.folded_scale.reshape(-1)
+    shared = bool((scale == scale[0]).all())  # without activation-aware scaling all channels share one
+    stored = store_weight(
+        from_matrix(layer.symbols, array.shape, input_axis),
+        np.array(layer.zero_point, np.uint8),
+        scale[0].reshape(()) if shared else along_axis(scale, array.ndim, input_axis),
+        next(d for d in FLOATS if FLOATS[d] == array.dtype),
+        profile=options.profile,
+        fraction=options.fraction,
+    )
+    sqnr = sqnr_db(matrix.astype(np.float32), layer.reconstruction)
+    line = describe(name, array, stored, histogram(layer.symbols), layer.zero_point)
+    return stored, replace(
+        line,
+        recipe=options.recipe.name,
+        sqnr_db=sqnr if np.isfinite(sqnr) else None,
+        exponent=layer.exponent,
+        statistics="calibrated" if statistics else "unknown",
+    )
+
+
+def compress_integers(name: str, array: Array, options: Options) -> tuple[StoredTensor, Tensor]:
+    """Code an already quantized tensor without loss.
+
+    Parameters
+    ----------
+    name : str
+    array : int8, uint8, int4 or uint4, any shape
+    options : Options
+    """
+    stored = store_integers(array, profile=options.profile, fraction=options.fraction)
+    zero = int(stored.zero_point)
+    counts = histogram((array.astype(np.int16) + zero).astype(np.uint8))
+    return stored, describe(name, array, stored, counts, zero)
+
+
+def describe(name: str, array: Array, stored: StoredTensor, counts: npt.NDArray[np.int64], zero: int) -> Tensor:
+    """The report line of a tensor that is coded without loss; `compress_weight` adds what it did."""
+    return Tensor(
+        name=name,
+        shape=array.shape,
+        recipe="lossless",
+        mode=stored.frame.block.mode,
+        elements=array.size,
+        original_bytes=nbytes(array),
+        stored_bytes=stored.stored_bytes,
+        side_bytes=int(stored.stored_bytes - stored.payload_bytes),
+        entropy_bits_per_weight=entropy_of_counts(counts),
+        sparsity=float(counts[zero] / array.size) if zero < len(counts) else 0.0,
+        sqnr_db=None,
+        exponent=None,
+        statistics="not used",
+        histogram=tuple(counts.tolist()),
+    )
+
+
+def with_container_bytes(line: Tensor, stored_bytes: int) -> Tensor:
+    """The line with what its container really stores for the tensor."""
+    return replace(line, stored_bytes=stored_bytes, side_bytes=line.side_bytes + stored_bytes - line.stored_bytes)
+
+
+def skip(name: str, array: Array, reason: str) -> Skipped:
+    """The report's line for a tensor that is copied."""
+    return Skipped(name, reason, array.size, nbytes(array))
+
+
+def nbytes(array: Array) -> int:
+    """Bytes of a tensor in a file: 4-bit elements lie two in a byte."""
+    return (array.size + 1) // 2 if array.dtype.name in ("int4", "uint4") else array.nbytes

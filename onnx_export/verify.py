@@ -1,0 +1,104 @@
+"""verify: check every checksum, decode everything, and measure the error against the original."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import numpy_helper
+
+from codec.container import read_container
+from codec.tensor import StoredTensor, load
+from onnx_export.calls import read_calls
+from onnx_export.files import kind_of, read_bytes, read_model
+from onnx_export.weights import constant_tensors
+from refimpl.errors import ExportError, InvalidArgument, StreamError
+from refimpl.metrics import sqnr_db
+
+Array = npt.NDArray[Any]
+Progress = Callable[[str, int, int], None]
+
+
+def verify(
+    source: str | os.PathLike[str],
+    against: str | os.PathLike[str] | None = None,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Check a compressed file.
+
+    Parameters
+    ----------
+    source : path
+        Compressed ``.onnx`` or ``.safetensors``.
+    against : path, optional
+        The model it was made from.
+    progress : callable, optional
+        Told (what, done, of how many).
+
+    Returns
+    -------
+    dict
+        ``path``, ``ok`` and ``tensors``: name, shape, elements; against an original also
+        ``identical``, ``sqnr_db`` (null if identical) and ``max_error``.
+
+    Raises
+    ------
+    StreamError
+        Something is damaged; the message names the tensor.
+    InvalidArgument
+        Nothing in the file is compressed.
+    ExportError
+        The original lacks a tensor or has it in another shape.
+    """
+    source = Path(source)
+    tell = progress or (lambda *_: None)
+    try:
+        stored = stored_tensors(source)
+    except StreamError as error:
+        raise type(error)(f"{source}: {error}") if str(source) not in str(error) else error from None
+    if not stored:
+        raise InvalidArgument(f"{source} holds nothing that tansor compressed")
+    originals = None if against is None else plain_tensors(Path(against))
+    lines = []
+    for done, (name, tensor) in enumerate(stored.items()):
+        try:
+            decoded = load(tensor)
+        except StreamError as error:
+            raise type(error)(f"{source}: {name}: {error}") from None
+        line: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "elements": decoded.size}
+        if originals is not None:
+            line |= compare(name, decoded, originals)
+        lines.append(line)
+        tell("verify", done + 1, len(stored))
+    return {"path": str(source), "ok": True, "tensors": lines}
+
+
+def compare(name: str, decoded: Array, originals: dict[str, Array]) -> dict[str, Any]:
+    """Error of a decoded tensor against its original."""
+    original = originals.get(name)
+    if original is None or original.shape != decoded.shape:
+        raise ExportError(f"the original has no tensor {name} of shape {list(decoded.shape)}")
+    wide, approximation = original.astype(np.float64), decoded.astype(np.float64)
+    identical = decoded.dtype == original.dtype and np.array_equal(wide, approximation)
+    return {
+        "identical": identical,
+        "sqnr_db": None if identical else sqnr_db(wide, approximation),
+        "max_error": float(np.abs(wide - approximation).max(initial=0)),
+    }
+
+
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    """The compressed tensors of a file, by name."""
+    if kind_of(path) == ".onnx":
+        return {name: stored for name, stored, _ in read_calls(read_model(path))}
+    return {n: t for n, t in read_container(read_bytes(path))[0].items() if isinstance(t, StoredTensor)}
+
+
+def plain_tensors(path: Path) -> dict[str, Array]:
+    """The plain tensors of a file, by name."""
+    if kind_of(path) == ".onnx":
+        return {name: numpy_helper.to_array(t) for name, t, _ in constant_tensors(read_model(path).graph)}
+    return {n: t for n, t in read_container(read_bytes(path))[0].items() if not isinstance(t, StoredTensor)}

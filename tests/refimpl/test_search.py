@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from strategies import rng, seeds
+
+from refimpl.metrics import entropy
+from refimpl.numerics import divide_and_round
+from refimpl.scaling import max_scale, scale_channels
+from refimpl.search import coarsest_scale, choose_exponent, squared_error, truncate_mantissa
+
+f32 = np.float32
+
+
+def allowed_error(scaled, gain, target_db):
+    return (gain * scaled.astype(np.float64) ** 2).sum() * 10 ** (-target_db / 10)
+
+
+def finest_scale(scaled, last_code=127):
+    return float(np.abs(scaled).max()) / last_code
+
+
+@given(seeds, st.floats(8, 32), st.floats(0.0, 1.5))
+def test_the_target_is_reached_within_1_db(seed, target, spread):
+    random = rng(seed)
+    scaled = random.standard_normal((48, 40)).astype(f32)
+    gain = np.exp(spread * random.standard_normal(40))
+    finest, allowed = finest_scale(scaled), allowed_error(scaled, gain, target)
+    scale = coarsest_scale(scaled, gain, None, allowed, finest, 127)
+    assume(scale > finest * 1.01)
+    assert 10 * np.log10(squared_error(scaled, gain, None, scale, 127) / allowed) == pytest.approx(0, abs=1)
+
+
+@given(seeds, st.floats(60, 200))
+def test_an_unreachable_target_takes_the_finest_scale(seed, target):
+    scaled = rng(seed).standard_normal((20, 20)).astype(f32)
+    finest = finest_scale(scaled, 7)
+    assert coarsest_scale(scaled, np.ones(20), None, allowed_error(scaled, 1, target), finest, 7) == f32(finest)
+
+
+@given(seeds, st.floats(5, 50), st.integers(1, 127))
+def test_the_scale_is_never_finer_than_asked(seed, target, last_code):
+    scaled = rng(seed).standard_normal((20, 20)).astype(f32)
+    finest = finest_scale(scaled, last_code)
+    scale = coarsest_scale(scaled, np.ones(20), None, allowed_error(scaled, 1, target), finest, last_code)
+    assert scale >= f32(finest)
+
+
+@given(seeds, st.floats(0.05, 0.6), st.floats(1, 12))
+def test_the_target_is_reached_within_1_db_of_what_pruning_leaves(seed, sparsity, margin):
+    scaled, gain = rng(seed).standard_normal((48, 40)).astype(f32), np.ones(40)
+    kept = np.abs(scaled) > np.quantile(np.abs(scaled), sparsity)
+    target = 10 * np.log10((scaled**2).sum() / (scaled[~kept] ** 2).sum()) - margin
+    assume(target > 4)  # where most codes are zero, the error jumps with the scale
+    finest, allowed = finest_scale(scaled), allowed_error(scaled, gain, target)
+    scale = coarsest_scale(scaled, gain, kept, allowed, finest, 127)
+    assume(scale > finest * 1.01)
+    assert 10 * np.log10(squared_error(scaled, gain, kept, scale, 127) / allowed) == pytest.approx(0, abs=1)
+
+
+GRIDS = {
+    "ternary": lambda random: random.integers(-1, 2, (40, 40)),
+    "int4": lambda random: random.integers(-7, 8, (40, 40)) * 0.01,
+    "int8": lambda random: random.integers(-127, 128, (40, 40)) * 0.003,
+    "constant": lambda random: np.full((40, 40), random.random()),
+    "one outlier": lambda random: np.where(np.arange(1600) == 5, 1000, random.random(1600) * 0.01).reshape(40, 40),
+    "tiny beside large": lambda random: np.where(random.random((40, 40)) < 0.5, 3, 2.0**-126),
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@given(seeds, st.floats(4, 40), st.sampled_from([1, 7, 127]))
+def test_weights_on_a_grid_never_fall_behind_the_target(grid, seed, target, last_code):
+    scaled = GRIDS[grid](rng(seed)).astype(f32)
+    finest, allowed = finest_scale(scaled, last_code), allowed_error(scaled, 1, target)
+    scale = coarsest_scale(scaled, np.ones(40), None, allowed, finest, last_code)
+    assert scale == f32(finest) or squared_error(scaled, np.ones(40), None, scale, last_code) <= 10**0.11 * allowed
+
+
+def test_an_error_that_pruning_alone_makes_takes_the_finest_scale():
+    scaled = rng(3).standard_normal((64, 64)).astype(f32)
+    finest = finest_scale(scaled)
+    allowed = allowed_error(scaled, 1, 20)
+    assert coarsest_scale(scaled, np.ones(64), np.abs(scaled) > 1, allowed, finest, 127) == f32(finest)
+
+
+@given(st.floats(2.0**-120, 2.0**120, width=32))
+def test_truncation_keeps_8_bits_and_never_grows(x):
+    y = truncate_mantissa(f32(x))
+    assert y <= x < y * (1 + 2.0**-7)
+    mantissa, _ = np.frexp(np.float64(y))
+    assert mantissa * 256 == int(mantissa * 256)
+
+
+@given(seeds, st.lists(st.floats(0, 1.5), min_size=1, max_size=4), st.floats(10, 30))
+def test_the_exponent_with_the_cheapest_codes_wins(seed, exponents, target):
+    random = rng(seed)
+    weight = random.standard_normal((24, 16)).astype(f32)
+    maximum = np.exp(random.standard_normal(16))
+    seen = maximum, maximum**2 / 9, maximum**2 / 10
+
+    def bits(exponent, scale):
+        codes = divide_and_round(scale_channels(weight, max_scale(maximum, exponent)), scale)
+        assert np.abs(codes).max() <= 127
+        return entropy(codes)
+
+    exponent, scale = choose_exponent(weight, *seen, None, exponents, target, 127)
+    costs = [bits(*choose_exponent(weight, *seen, None, [e], target, 127)) for e in exponents]
+    assert bits(exponent, scale) == min(costs)
+    assert exponent == exponents[int(np.argmin(costs))]  # the first of equals
+
+
+def test_large_weights_are_searched_by_a_sample_of_rows():
+    random = rng(9)
+    weight = random.standard_normal((700, 600)).astype(f32)
+    maximum = np.exp(random.standard_normal(600))
+    exponent, scale = choose_exponent(weight, maximum, maximum**2, maximum**2 / 2, None, (0.0, 1.0), 20.0, 127)
+    s = max_scale(maximum, exponent)
+    error = squared_error(scale_channels(weight, s), maximum**2 / s.astype(float) ** 2, None, scale, 127)
+    assert 10 * np.log10(allowed_error(weight, maximum**2 / 2, 0) / error) == pytest.approx(20, abs=0.5)
+
+
+@given(seeds, st.floats(0.0078125, 2, width=32), st.integers(1, 127))
+def test_the_error_is_that_of_clipped_rounding(seed, scale, last_code):
+    random = rng(seed)
+    scaled, gain = random.standard_normal((5, 6)).astype(f32), random.random(6)
+    kept = random.random((5, 6)) < 0.7
+    expected = 0.0
+    for i, j in np.ndindex(5, 6):
+        code = min(max(round(float(scaled[i, j] / f32(scale))), -last_code), last_code)
+        expected += gain[j] * (float(scaled[i, j]) - kept[i, j] * code * float(scale)) ** 2
+    assert squared_error(scaled, gain, kept, f32(scale), last_code) == pytest.approx(expected, rel=1e-4, abs=1e-9)
