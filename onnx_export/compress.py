@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.version_converter
@@ -34,7 +35,7 @@ from onnx_export.tensors import (
     with_container_bytes,
 )
 from onnx_export.ties import find_ties
-from onnx_export.weights import MIN_ELEMENTS, Constant, find_constants
+from onnx_export.weights import MIN_ELEMENTS, Constant, along_axis, find_constants, to_rows
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.pipeline import ActivationStatistics
 
@@ -198,8 +199,7 @@ def compress_safetensors(source: Path, output: Path, options: Options, tell: Pro
         if array.dtype.name in INTEGERS:
             stored, line = compress_integers(name, array, options)
         else:
-            is_table = any(part in name for part in TABLE_NAMES)
-            stored, line = compress_weight(name, array, array.ndim - 1, None, is_table=is_table, options=options)
+            stored, line = compress_named(name, array, options)
         size = len(write_frame(stored.frame)) + stored.zero_point.nbytes
         return name, stored, with_container_bytes(line, size + (0 if stored.scale is None else stored.scale.nbytes))
 
@@ -295,10 +295,39 @@ def compress_constant(
     """Compress one tensor of a graph."""
     if not constant.is_float:
         return compress_integers(constant.name, constant.array, options)
-    axis = constant.input_axis
-    assert axis is not None, "tensors without one are skipped"
+    recipe, name, array, row_axis = options.recipe, constant.name, constant.array, constant.row_axis
+    input_axis = constant.input_axis
+    assert recipe.layer and recipe.table and recipe.kernel, "the lossless recipe skips floats"
+    assert input_axis is not None, "tensors without input channels are skipped"
+    if row_axis is not None:
+        if statistics is not None:
+            statistics = for_rows(statistics, array.shape, input_axis, row_axis)
+        return compress_weight(name, array, recipe.kernel, statistics, input_axis, row_axis, options)
     is_table = any(r.op_type == "Gather" for r in constant.readers)
-    return compress_weight(constant.name, constant.array, axis, statistics, is_table=is_table, options=options)
+    return compress_weight(
+        name, array, recipe.table if is_table else recipe.layer, statistics, input_axis, None, options
+    )
+
+
+def for_rows(
+    statistics: ActivationStatistics, shape: tuple[int, ...], input_axis: int, row_axis: int
+) -> ActivationStatistics:
+    """Statistics of input channels, repeated for every weight of a row that meets the channel."""
+
+    def spread(vector: Array) -> Array:
+        return to_rows(np.broadcast_to(along_axis(vector, len(shape), input_axis), shape), row_axis)[0]
+
+    return ActivationStatistics(spread(statistics.maximum), spread(statistics.mean_square), spread(statistics.variance))
+
+
+def compress_named(name: str, array: Array, options: Options) -> tuple[StoredTensor, Tensor]:
+    """Compress a weight that nothing but its name and rank is known of."""
+    recipe = options.recipe
+    assert recipe.layer and recipe.table and recipe.kernel, "the lossless recipe skips floats"
+    if array.ndim > 2:
+        return compress_weight(name, array, recipe.kernel, None, 1, 0, options)
+    settings = recipe.table if any(part in name for part in TABLE_NAMES) else recipe.layer
+    return compress_weight(name, array, settings, None, array.ndim - 1, None, options)
 
 
 def in_parallel(one: Callable[[Any], Any], items: Sequence[Any], jobs: int, tell: Progress) -> Iterator[Any]:

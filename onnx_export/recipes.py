@@ -18,8 +18,9 @@ class Recipe:
     """Settings by kind of weight; None leaves floats as they are."""
 
     name: str
-    layer: LayerSettings | None
-    table: LayerSettings | None
+    layer: LayerSettings | None  # read by MatMul, Gemm and recurrent layers
+    table: LayerSettings | None  # read by Gather
+    kernel: LayerSettings | None  # read by Conv and ConvTranspose
 
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -28,8 +29,9 @@ RECIPES = {
         "double",
         layer=LayerSettings(bits=8, exponents=EXPONENTS, target_sqnr_db=21.5, sparsity=0.1),
         table=LayerSettings(bits=8, exponents=EXPONENTS, target_sqnr_db=32.0),
+        kernel=LayerSettings(bits=8, granularity="channel", target_sqnr_db=30.0),
     ),
-    "lossless": Recipe("lossless", layer=None, table=None),
+    "lossless": Recipe("lossless", layer=None, table=None, kernel=None),
 }
 
 
@@ -55,4 +57,7 @@ def recipe(name: str, sparsity: float | None = None) -> Recipe:
         raise InvalidArgument(f"the recipe {name} prunes nothing: --sparsity does not apply")
     if not 0 <= sparsity < 1:
         raise InvalidArgument(f"sparsity is {sparsity}, allowed are numbers from 0 to below 1")
-    return replace(chosen, layer=replace(chosen.layer, sparsity=sparsity))
+    assert chosen.kernel is not None
+    return replace(
+        chosen, layer=replace(chosen.layer, sparsity=sparsity), kernel=replace(chosen.kernel, sparsity=sparsity)
+    )

@@ -9,10 +9,10 @@ import numpy.typing as npt
 from codec.kernels import histogram
 from codec.tensor import FLOATS, StoredTensor, store_integers, store_weight
 from onnx_export.recipes import Recipe
-from onnx_export.weights import along_axis, from_matrix, to_matrix
+from onnx_export.weights import along_axis, from_matrix, from_rows, to_matrix, to_rows
 from refimpl.errors import InvalidArgument
 from refimpl.metrics import entropy_of_counts, sqnr_db
-from refimpl.pipeline import ActivationStatistics, quantize_layer
+from refimpl.pipeline import ActivationStatistics, LayerSettings, quantize_layer
 
 Array = npt.NDArray[Any]
 
@@ -66,10 +66,10 @@ class Skipped:
 def compress_weight(
     name: str,
     array: Array,
-    input_axis: int,
+    settings: LayerSettings,
     statistics: ActivationStatistics | None,
-    *,
-    is_table: bool,
+    input_axis: int,
+    row_axis: int | None,
     options: Options,
 ) -> tuple[StoredTensor, Tensor]:
     """Scale, quantize, prune and code a float weight in its own layout.
@@ -78,12 +78,13 @@ def compress_weight(
     ----------
     name : str
     array : float, any shape
-    input_axis : int
-        Axis of the input channels.
+    settings : LayerSettings
     statistics : ActivationStatistics, optional
         None if nothing is known about the layer's input.
-    is_table : bool
-        Read by Gather: the recipe's finer settings.
+    input_axis : int
+        Axis of the input channels.
+    row_axis : int, optional
+        Axis of output channels that get a scale each.
     options : Options
 
     Raises
@@ -91,9 +92,9 @@ def compress_weight(
     InvalidArgument
         NaN or infinite values; the message names the tensor.
     """
-    settings = options.recipe.table if is_table else options.recipe.layer
-    assert settings is not None, "the recipe quantizes"
-    matrix = to_matrix(array, input_axis)
+    by_row = row_axis is not None
+    axis = input_axis if row_axis is None else row_axis  # the one whose channels have a scale each
+    matrix = to_rows(array, axis) if by_row else to_matrix(array, axis)
     known = statistics or ActivationStatistics.unknown(matrix.shape[1])
     try:
         layer = quantize_layer(matrix, known, settings)
@@ -102,9 +103,9 @@ def compress_weight(
     scale = layer.folded_scale.reshape(-1)
     shared = bool((scale == scale[0]).all())  # without activation-aware scaling all channels share one
     stored = store_weight(
-        from_matrix(layer.symbols, array.shape, input_axis),
+        (from_rows if by_row else from_matrix)(layer.symbols, array.shape, axis),
         np.array(layer.zero_point, np.uint8),
-        scale[0].reshape(()) if shared else along_axis(scale, array.ndim, input_axis),
+        scale[0].reshape(()) if shared else along_axis(scale, array.ndim, axis),
         next(d for d in FLOATS if FLOATS[d] == array.dtype),
         profile=options.profile,
         fraction=options.fraction,

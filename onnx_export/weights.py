@@ -9,7 +9,7 @@ reader              input channels         X, channel axis
 MatMul, second      axis -2                first input, last axis
 MatMul, first       axis -1                not watched
 Gemm                by transA, transB      the other input
-Conv, ConvTranspose axis 1, axis 0         first input, axis 1
+Conv, ConvTranspose axis 1, axis 0         first input, axis 1; rows by output channel
 Gather              last axis              none
 LSTM, GRU, RNN      last axis              none
 =================== ====================== ==============================
@@ -42,6 +42,7 @@ class Reader:
     input_axis: int  # axis of the weight that holds input channels
     activation: str | None  # name of X, None if there is none that can be watched
     activation_axis: int  # its channel axis
+    row_axis: int | None = None  # axis of the weight that holds output channels, where these are quantized apart
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class Constant:
     def is_float(self) -> bool:
         """Whether it holds weights in a float type that can be quantized."""
         return self.array.dtype.name in FLOATS
+
+    @property
+    def row_axis(self) -> int | None:
+        """Axis of output channels that are quantized apart, None without one."""
+        return next((r.row_axis for r in self.readers if r.row_axis is not None), None)
 
     @property
     def input_axis(self) -> int | None:
@@ -159,8 +165,8 @@ def understand(node: onnx.NodeProto, index: int, rank: int, inside: bool) -> Rea
         return Reader(op, 0 if transposed else 1, other(1), -1 if other_transposed else -2)
     if op in ("Conv", "ConvTranspose") and index == 1 and rank >= 3:
         if (attribute_of(node, "group") or 1) != 1:
-            return Reader(op, 1, None, 1)
-        return Reader(op, 1 if op == "Conv" else 0, other(0), 1)
+            return Reader(op, 1, None, 1, row_axis=0)
+        return Reader(op, 1, other(0), 1, row_axis=0) if op == "Conv" else Reader(op, 0, other(0), 1, row_axis=1)
     if op == "Gather" and index == 0 and rank >= 2 and not attribute_of(node, "axis"):
         return Reader(op, rank - 1, None, -1)
     if op in ("LSTM", "GRU", "RNN") and index in (1, 2) and rank == 3:
@@ -174,6 +180,31 @@ def attribute_of(node: onnx.NodeProto, name: str) -> Any:
         if attribute.name == name:
             return onnx.helper.get_attribute_value(attribute)
     return None
+
+
+def to_rows(array: Array, row_axis: int) -> Array:
+    """A weight as (out, everything else): each output channel is a row.
+
+    Examples
+    --------
+    >>> to_rows(np.arange(6).reshape(1, 3, 2), row_axis=1)
+    array([[0, 1],
+           [2, 3],
+           [4, 5]])
+    """
+    return np.moveaxis(array, row_axis, 0).reshape(array.shape[row_axis], -1)
+
+
+def from_rows(rows: Array, shape: tuple[int, ...], row_axis: int) -> Array:
+    """Undo `to_rows`.
+
+    Examples
+    --------
+    >>> from_rows(to_rows(np.arange(6).reshape(1, 3, 2), 1), (1, 3, 2), 1).shape
+    (1, 3, 2)
+    """
+    moved = (shape[row_axis], *np.delete(shape, row_axis))
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(moved), 0, row_axis))
 
 
 def to_matrix(array: Array, input_axis: int) -> Array:

@@ -5,6 +5,7 @@ and the weight that a decoder will see come out. Specification: docs/spec/pipeli
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from refimpl.numerics import check_weight
 from refimpl.pruning import linf_score, prune, prune_mask
 from refimpl.quantization import QuantizationSpec, Quantized, dequantize, quantization_scale, quantize_with
 from refimpl.scaling import fold_into_scale, max_scale, scale_channels
-from refimpl.search import choose_exponent
+from refimpl.search import choose_exponent, row_scales
 from refimpl.symbols import to_symbols
 from refimpl.tans.blocks import Block, encode_block
 from refimpl.tans.stream import NUMPY, Kernels
@@ -39,10 +40,12 @@ class LayerSettings:
     """What the pipeline may do to a layer.
 
     Without ``target_sqnr_db`` the first exponent is used and the scale is the finest one,
-    ``max|W'| / last code``. With it, `refimpl.search` picks both; the granularity is then per tensor.
+    ``max|W'| / last code``. With it, `refimpl.search` picks both. Granularity "channel" gives each output
+    channel its own scale instead of scaling input channels: one of the two, so that a vector undoes it.
     """
 
     bits: int = 8
+    granularity: Literal["tensor", "channel"] = "tensor"
     exponents: tuple[float, ...] = (0.0,)
     target_sqnr_db: float | None = None
     sparsity: float = 0.0
@@ -55,13 +58,13 @@ class QuantizedLayer:
     exponent: float
     channel_scale: npt.NDArray[np.float32]  # (in,) s
     scaled: npt.NDArray[np.float32]  # (out, in) W' = W s
-    scale: npt.NDArray[np.float32]  # (1, 1) step of the quantizer of W'
+    scale: npt.NDArray[np.float32]  # (1, 1) or (out, 1) step of the quantizer of W'
     codes: npt.NDArray[np.int8]  # (out, in) before pruning
     mask: npt.NDArray[np.bool_]  # (out, in) True where pruned
     pruned: npt.NDArray[np.int8]  # (out, in)
     symbols: npt.NDArray[np.uint8]  # (out, in)
     zero_point: int  # symbol of code 0
-    folded_scale: npt.NDArray[np.float32]  # (1, in) scale / s
+    folded_scale: npt.NDArray[np.float32]  # (1, in) scale / s, or (out, 1)
     reconstruction: npt.NDArray[np.float32]  # (out, in) (symbols - zero_point) * folded_scale
 
 
@@ -97,25 +100,28 @@ def quantize_layer(
     W = check_weight(weight)
     if W.ndim != 2 or statistics.maximum.shape != W.shape[1:] or statistics.mean_square.shape != W.shape[1:]:
         raise InvalidArgument(f"weight {W.shape} does not fit statistics of {statistics.maximum.shape} channels")
-    spec = QuantizationSpec(bits=settings.bits)
+    spec = QuantizationSpec(bits=settings.bits, granularity=settings.granularity)
+    last_code = spec.code_range[1]
+    by_row = settings.granularity == "channel"
+    exponent = 0.0 if by_row else settings.exponents[0]
     mask = prune_mask(linf_score(W, statistics.maximum), settings.sparsity)
-    if settings.target_sqnr_db is None or not W.any():
-        exponent = settings.exponents[0]
-        channel_scale = max_scale(statistics.maximum, exponent)
-        scaled = scale_channels(W, channel_scale)
-        scale, _ = quantization_scale(scaled, spec)
-    else:
+    step: np.float32 | None = None
+    if settings.target_sqnr_db is not None and W.any() and not by_row:
         exponent, step = choose_exponent(
             W, statistics.maximum, statistics.mean_square, statistics.variance, ~mask if settings.sparsity else None,
-            settings.exponents, settings.target_sqnr_db, spec.code_range[1],
+            settings.exponents, settings.target_sqnr_db, last_code,
         )  # fmt: skip
-        channel_scale = max_scale(statistics.maximum, exponent)
-        scaled = scale_channels(W, channel_scale)
+    channel_scale = max_scale(statistics.maximum, exponent)
+    scaled = scale_channels(W, channel_scale)
+    scale, _ = quantization_scale(scaled, spec)
+    if step is not None:
         scale = np.full((1, 1), step, np.float32)
+    elif by_row and settings.target_sqnr_db is not None:
+        scale = np.maximum(scale, row_scales(scaled, settings.target_sqnr_db))
     codes = quantize_with(scaled, scale, np.zeros((1, 1), np.uint8), spec).codes
     pruned = prune(codes, mask)
     symbols, zero_point = to_symbols(pruned)
-    folded_scale = fold_into_scale(scale, channel_scale)
+    folded_scale = scale if by_row else fold_into_scale(scale, channel_scale)
     reconstruction = dequantize(Quantized(pruned.astype(np.int8), folded_scale, np.zeros((1, 1), np.uint8)))
     return QuantizedLayer(
         exponent, channel_scale, scaled, scale, codes.astype(np.int8), mask, pruned.astype(np.int8),
