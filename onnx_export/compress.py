@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,23 @@ import onnx.version_converter
 from codec.container import KEY, read_container, write_container
 from codec.frame import write_frame
 from codec.tensor import FLOATS, INTEGERS, StoredTensor
-from onnx_export.calibration import collect_statistics, combine, read_samples
+from onnx_export.calibration import batches, check_samples, collect_statistics, combine, read_samples
 from onnx_export.calls import OPS, Call, write_call
 from onnx_export.files import check_output, first_line, kind_of, read_bytes, read_model, write_model, write_whole
 from onnx_export.functions import DOMAIN, MIN_OPSET
+from onnx_export.probe import (
+    LARGEST_RAISE_DB,
+    OUTPUT_SQNR_DB,
+    ROUNDS,
+    TOLERANCE_DB,
+    model_outputs,
+    output_sqnr,
+    raise_targets,
+    with_weights,
+)
 from onnx_export.recipes import recipe as recipe_by_name
 from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
+from onnx_export.runtime import open_session
 from onnx_export.summary import summarize
 from onnx_export.tensors import (
     Options,
@@ -34,7 +46,7 @@ from onnx_export.tensors import (
     skip,
     with_container_bytes,
 )
-from onnx_export.ties import find_ties
+from onnx_export.ties import Tie, find_ties
 from onnx_export.weights import MIN_ELEMENTS, Constant, along_axis, find_constants, to_rows
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.pipeline import ActivationStatistics
@@ -150,26 +162,14 @@ def compress_onnx(
     unique, ties = find_ties([c for c in constants if not reasons[c.name]])
     floats = [c for c in unique if c.is_float]
     notes: list[str] = []
-    statistics: dict[tuple[str, int], ActivationStatistics] = {}
-    if calibration is not None:
-        statistics = calibrate(model, floats, calibration, tell)
-    elif floats:
-        notes.append("no calibration data: all input channels count as equally important")
-
-    def one(constant: Constant) -> tuple[str, Call | None, Tensor]:
-        stored, line = compress_constant(constant, combine(constant.readers, statistics), options)
-        if (stored.frame.block.mode, stored.scale is not None) not in OPS:
-            return constant.name, None, line
-        call = write_call(constant.name, stored)
-        line = with_container_bytes(line, call.stored_bytes)
-        return constant.name, call if line.stored_bytes < line.original_bytes else None, line
-
-    calls: dict[str, Call] = {}
-    lines: list[Tensor] = []
-    for name, call, line in in_parallel(one, unique, options.jobs, tell):
-        if call is not None:
-            calls[name] = call
-            lines.append(line)
+    if calibration is None:
+        results = compress_constants(unique, {}, options, tell)
+        if floats:
+            notes.append("no calibration data: all input channels count as equally important")
+    else:
+        results = calibrated(model, unique, ties, calibration, options, notes, tell)
+    calls = {name: call for name, (_, call, _) in results.items() if call is not None}
+    lines = [line for _, call, line in results.values() if call is not None]
     if dropped := drop_debug_metadata(model):
         notes.append(f"{dropped:,} bytes of the PyTorch exporter's debugging notes were left out")
     kept = {name: tie for name, tie in ties.items() if tie.source in calls}
@@ -183,6 +183,73 @@ def compress_onnx(
     write_model(model, output, force=force)
     tell("write", 1, 1)
     return lines, skipped, notes
+
+
+Results = dict[str, tuple[StoredTensor, Call | None, Tensor]]  # no call where coding would not shrink
+
+
+def compress_constants(
+    constants: Sequence[Constant],
+    statistics: Mapping[tuple[str, int], ActivationStatistics],
+    options: Options,
+    tell: Progress,
+) -> Results:
+    """Compress tensors of a graph, several at a time."""
+
+    def one(constant: Constant) -> tuple[str, tuple[StoredTensor, Call | None, Tensor]]:
+        stored, line = compress_constant(constant, combine(constant.readers, statistics), options)
+        if (stored.frame.block.mode, stored.scale is not None) not in OPS:
+            return constant.name, (stored, None, line)
+        call = write_call(constant.name, stored)
+        line = with_container_bytes(line, call.stored_bytes)
+        return constant.name, (stored, call if line.stored_bytes < line.original_bytes else None, line)
+
+    return dict(in_parallel(one, constants, options.jobs, tell))
+
+
+def calibrated(
+    model: onnx.ModelProto,
+    constants: Sequence[Constant],
+    ties: Mapping[str, Tie],
+    calibration: Samples,
+    options: Options,
+    notes: list[str],
+    tell: Progress,
+) -> Results:
+    """Compress with calibration data, and again with finer targets where the model's outputs ask for it."""
+    samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
+    session = open_session(model)
+    checked = check_samples(session, samples)
+    feeds = next(iter(batches(session, checked)))
+    floats = [c for c in constants if c.is_float]
+    watched = {
+        (r.activation, r.activation_axis): c.array.shape[r.input_axis]
+        for c in floats
+        for r in c.readers
+        if r.activation is not None
+    }
+    statistics = collect_statistics(model, watched, checked, lambda done, count: tell("calibrate", done, count))
+    results = compress_constants(constants, statistics, options, tell)
+    weights = options.recipe.weights
+    if weights is None or not floats:
+        return results
+    before = model_outputs(model, feeds)
+    raised = 0.0
+    for _ in range(ROUNDS):
+        stored = {name: tensor for name, (tensor, call, _) in results.items() if call is not None}
+        kept = {name: tie for name, tie in ties.items() if tie.source in stored}
+        sqnr = output_sqnr(before, model_outputs(with_weights(model, stored, kept), feeds))
+        if sqnr is None or sqnr >= OUTPUT_SQNR_DB - TOLERANCE_DB or raised >= LARGEST_RAISE_DB:
+            break
+        raised = min(raised + OUTPUT_SQNR_DB - sqnr, LARGEST_RAISE_DB)
+        finer = replace(options.recipe, weights=raise_targets(weights, raised))
+        results = compress_constants(constants, statistics, replace(options, recipe=finer), tell)
+    if sqnr is not None and np.isfinite(sqnr):
+        notes.append(
+            f"the outputs keep {sqnr:.1f} dB on calibration samples"
+            + (f", layers' targets raised by {raised:.1f} dB for it" if raised else "")
+        )
+    return results
 
 
 def compress_safetensors(source: Path, output: Path, options: Options, tell: Progress, *, force: bool) -> Lines:
@@ -266,27 +333,11 @@ def reason_to_copy(name: str, array: Array, options: Options) -> str | None:
         return None
     if array.dtype.name not in FLOATS:
         return f"{array.dtype.name} tensors are not compressed"
-    if options.recipe.layer is None:
+    if options.recipe.weights is None:
         return "float weights, which the lossless recipe keeps"
     if array.ndim < 2:
         return "a vector"
     return None
-
-
-def calibrate(
-    model: onnx.ModelProto, floats: Sequence[Constant], calibration: Samples, tell: Progress
-) -> dict[tuple[str, int], ActivationStatistics]:
-    """Statistics of every tensor that a float weight is multiplied with."""
-    if not floats:
-        return {}
-    samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
-    watched = {
-        (r.activation, r.activation_axis): c.array.shape[r.input_axis]
-        for c in floats
-        for r in c.readers
-        if r.activation is not None
-    }
-    return collect_statistics(model, watched, samples, lambda done, count: tell("calibrate", done, count))
 
 
 def compress_constant(
@@ -295,17 +346,17 @@ def compress_constant(
     """Compress one tensor of a graph."""
     if not constant.is_float:
         return compress_integers(constant.name, constant.array, options)
-    recipe, name, array, row_axis = options.recipe, constant.name, constant.array, constant.row_axis
-    input_axis = constant.input_axis
-    assert recipe.layer and recipe.table and recipe.kernel, "the lossless recipe skips floats"
+    name, array = constant.name, constant.array
+    settings, input_axis, row_axis = options.recipe.weights, constant.input_axis, constant.row_axis
+    assert settings is not None, "the lossless recipe skips floats"
     assert input_axis is not None, "tensors without input channels are skipped"
     if row_axis is not None:
         if statistics is not None:
             statistics = for_rows(statistics, array.shape, input_axis, row_axis)
-        return compress_weight(name, array, recipe.kernel, statistics, input_axis, row_axis, options)
+        return compress_weight(name, array, settings.kernel, statistics, input_axis, row_axis, options)
     is_table = any(r.op_type == "Gather" for r in constant.readers)
     return compress_weight(
-        name, array, recipe.table if is_table else recipe.layer, statistics, input_axis, None, options
+        name, array, settings.table if is_table else settings.layer, statistics, input_axis, None, options
     )
 
 
@@ -322,12 +373,12 @@ def for_rows(
 
 def compress_named(name: str, array: Array, options: Options) -> tuple[StoredTensor, Tensor]:
     """Compress a weight that nothing but its name and rank is known of."""
-    recipe = options.recipe
-    assert recipe.layer and recipe.table and recipe.kernel, "the lossless recipe skips floats"
+    settings = options.recipe.weights
+    assert settings is not None, "the lossless recipe skips floats"
     if array.ndim > 2:
-        return compress_weight(name, array, recipe.kernel, None, 1, 0, options)
-    settings = recipe.table if any(part in name for part in TABLE_NAMES) else recipe.layer
-    return compress_weight(name, array, settings, None, array.ndim - 1, None, options)
+        return compress_weight(name, array, settings.kernel, None, 1, 0, options)
+    is_table = any(part in name for part in TABLE_NAMES)
+    return compress_weight(name, array, settings.table if is_table else settings.layer, None, 1, None, options)
 
 
 def in_parallel(one: Callable[[Any], Any], items: Sequence[Any], jobs: int, tell: Progress) -> Iterator[Any]:

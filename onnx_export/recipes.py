@@ -3,8 +3,9 @@
 ``lossless``  already quantized tensors are coded without changing a value; floats are copied
 ``double``    floats are scaled, quantized to INT8, pruned and coded; what is already quantized is coded
 
-A table read by Gather feeds the whole network unattenuated and gets a finer scale than a layer whose error
-averages out; the figures behind the targets are in docs/decisions.md.
+How fine a weight must be depends on who reads it. A table's error enters the network unattenuated; a
+convolution's output channels are normalized one by one, so that each needs a scale of its own. The targets
+were chosen on calibration text, see docs/decisions.md.
 """
 
 from dataclasses import dataclass, replace
@@ -14,38 +15,42 @@ from refimpl.pipeline import LayerSettings
 
 
 @dataclass(frozen=True)
+class WeightSettings:
+    """Settings by the operator that reads a weight."""
+
+    layer: LayerSettings  # MatMul, Gemm, recurrent layers
+    table: LayerSettings  # Gather
+    kernel: LayerSettings  # Conv, ConvTranspose
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """Settings by kind of weight; None leaves floats as they are."""
+    """A name and what it does to float weights; None leaves them as they are."""
 
     name: str
-    layer: LayerSettings | None  # read by MatMul, Gemm and recurrent layers
-    table: LayerSettings | None  # read by Gather
-    kernel: LayerSettings | None  # read by Conv and ConvTranspose
+    weights: WeightSettings | None
 
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-RECIPES = {
-    "double": Recipe(
-        "double",
-        layer=LayerSettings(bits=8, exponents=EXPONENTS, target_sqnr_db=21.5, sparsity=0.1),
-        table=LayerSettings(bits=8, exponents=EXPONENTS, target_sqnr_db=32.0),
-        kernel=LayerSettings(bits=8, granularity="channel", target_sqnr_db=30.0),
-    ),
-    "lossless": Recipe("lossless", layer=None, table=None, kernel=None),
-}
+DOUBLE = WeightSettings(
+    layer=LayerSettings(exponents=EXPONENTS, target_sqnr_db=21.5, sparsity=0.1),
+    table=LayerSettings(exponents=EXPONENTS, target_sqnr_db=32.0),
+    kernel=LayerSettings(granularity="channel", target_sqnr_db=30.0),
+)
+RECIPES = {"double": Recipe("double", DOUBLE), "lossless": Recipe("lossless", None)}
 
 
 def recipe(name: str, sparsity: float | None = None) -> Recipe:
-    """A recipe by name, its layers' sparsity replaced if one is given.
+    """A recipe by name; a sparsity replaces that of its layers and kernels, tables are never pruned.
 
     Raises
     ------
     InvalidArgument
-        Unknown name, or a sparsity where nothing is pruned.
+        Unknown name, or a sparsity out of range or where nothing is pruned.
 
     Examples
     --------
-    >>> recipe("double", sparsity=0.3).layer.sparsity
+    >>> recipe("double", sparsity=0.3).weights.layer.sparsity
     0.3
     """
     if name not in RECIPES:
@@ -53,11 +58,13 @@ def recipe(name: str, sparsity: float | None = None) -> Recipe:
     chosen = RECIPES[name]
     if sparsity is None:
         return chosen
-    if chosen.layer is None:
+    if chosen.weights is None:
         raise InvalidArgument(f"the recipe {name} prunes nothing: --sparsity does not apply")
     if not 0 <= sparsity < 1:
         raise InvalidArgument(f"sparsity is {sparsity}, allowed are numbers from 0 to below 1")
-    assert chosen.kernel is not None
-    return replace(
-        chosen, layer=replace(chosen.layer, sparsity=sparsity), kernel=replace(chosen.kernel, sparsity=sparsity)
+    weights = replace(
+        chosen.weights,
+        layer=replace(chosen.weights.layer, sparsity=sparsity),
+        kernel=replace(chosen.weights.kernel, sparsity=sparsity),
     )
+    return replace(chosen, weights=weights)

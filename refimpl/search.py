@@ -122,8 +122,7 @@ def choose_exponent(
         scale = coarsest_scale(scaled, gain, sample_kept, allowed, finest, last_code)
         codes = np.clip(divide_and_round(scaled, scale), -last_code, last_code).astype(np.int8)
         bits = entropy(codes if sample_kept is None else np.where(sample_kept, codes, 0))
-        kept_scaled = scaled if sample_kept is None else np.where(sample_kept, scaled, np.float32(0))
-        error = squared_error(kept_scaled, gain, None, scale, last_code)
+        error = squared_error(scaled, gain, sample_kept, scale, last_code)
         rank = (0, bits) if error <= SLACK * allowed else (1, error)  # where none reaches it, the best one
         if best is None or rank < best[0]:
             best = (rank, exponent, scale)

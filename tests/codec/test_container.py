@@ -1,3 +1,4 @@
+import contextlib
 import json
 import struct
 
@@ -104,22 +105,32 @@ def test_headers_of_any_json_are_read_or_refused(data):
     header, _ = read_header(FILE)
     index = json.loads(header["__metadata__"]["tansor"])
     odd = st.sampled_from([None, True, 0, -1, 1.5, float("inf"), float("nan"), 2**40, 2**70, "", "F32", "int8", [], {}])
-    odd = odd | st.lists(st.sampled_from([0, 1, -1, 3, 2**31, 2**70, float("inf"), "7", None]), max_size=4) | st.just([1] * 70)
+    odd = (
+        odd
+        | st.lists(st.sampled_from([0, 1, -1, 3, 2**31, 2**70, float("inf"), "7", None]), max_size=4)
+        | st.just([1] * 70)
+    )
     targets = [header, *header.values(), index, index["tensors"], *index["tensors"].values()]
     for _ in range(data.draw(st.integers(1, 3))):
         target = data.draw(st.sampled_from(targets))
         target[data.draw(st.sampled_from(sorted(target)))] = data.draw(odd)
     if isinstance(header.get("__metadata__"), dict) and "tansor" in header["__metadata__"]:
         header["__metadata__"]["tansor"] = data.draw(st.sampled_from([json.dumps(index)] * 5 + ["", "[]", "1", "{"]))
-    try:
+    with contextlib.suppress(StreamError):
         load_all(rebuild(FILE, header))
-    except StreamError:
-        pass
 
 
 @pytest.mark.parametrize(
     ("shape", "size"),
-    [([2**70, 0], 0), ([1] * 70, 4), ([-1, -1], 4), ([2**62, 4], 0), ([float("inf")], 4), ([float("nan")], 4), ([2**70], 2**72)],
+    [
+        ([2**70, 0], 0),
+        ([1] * 70, 4),
+        ([-1, -1], 4),
+        ([2**62, 4], 0),
+        ([float("inf")], 4),
+        ([float("nan")], 4),
+        ([2**70], 2**72),
+    ],
 )
 def test_impossible_shapes_are_refused(shape, size):
     header = {"t": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}

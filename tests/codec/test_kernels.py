@@ -102,7 +102,9 @@ def outcome(stream, kernels):
 def test_twins_agree_on_damaged_words(inputs, data):
     symbols, table_log, lanes = inputs
     stream = encode_stream(symbols, table_log=table_log, lane_count=lanes)
-    flips = data.draw(hnp.arrays(np.uint32, len(stream.words), elements=st.sampled_from([0, 0, 1, 1 << 31, 0xFFFFFFFF])))
+    flips = data.draw(
+        hnp.arrays(np.uint32, len(stream.words), elements=st.sampled_from([0, 0, 1, 1 << 31, 0xFFFFFFFF]))
+    )
     damaged = dataclasses.replace(stream, words=stream.words ^ flips)
     assert outcome(damaged, NUMPY) == outcome(damaged, NUMBA)
 
@@ -145,8 +147,14 @@ def test_a_stream_of_any_fields_decodes_to_its_count_or_is_refused(inputs, data)
 
 
 @settings(max_examples=200)
-@given(normalized_counts(max_table_log=9), hnp.arrays(np.uint32, st.integers(0, 6)), hnp.arrays(np.uint16, st.integers(1, 70)),
-       st.integers(1, 800), st.integers(0, 40), st.data())  # fmt: skip
+@given(
+    normalized_counts(max_table_log=9),
+    hnp.arrays(np.uint32, st.integers(0, 6)),
+    hnp.arrays(np.uint16, st.integers(1, 70)),
+    st.integers(1, 800),
+    st.integers(0, 40),
+    st.data(),
+)
 def test_decoders_are_twins_on_noise(counts, words, states, symbol_count, first_bit, data):
     # the kernels alone, below the checks of decode_stream
     states = states % np.uint16(counts.sum())

@@ -39,7 +39,9 @@ def test_other_types_are_not_stored_as_integers(dtype):
         store_integers(np.zeros(3, dtype))
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [("float32", np.float32), ("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)])
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("float32", np.float32), ("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16)]
+)
 @given(weight=weights(largest=1000.0), bits=st.integers(2, 8), symmetric=st.booleans())
 def test_weights_are_dequantized_in_float32_and_rounded_once_more(dtype, kind, weight, bits, symmetric):
     result = quantize(weight, QuantizationSpec(bits, symmetric, "channel"))

@@ -6,7 +6,7 @@ from hypothesis.extra import numpy as hnp
 from strategies import activation_maxima, weights
 
 from refimpl.errors import InvalidArgument
-from refimpl.quantization import Quantized, QuantizationSpec, dequantize, quantize
+from refimpl.quantization import QuantizationSpec, Quantized, dequantize, quantize
 from refimpl.scaling import FLOOR, fold_into_scale, max_scale, scale_channels, unscale_activations
 
 exponents = st.floats(0, 2)

@@ -2,12 +2,18 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from strategies import rng, seeds
+from strategies import rng, seeds, weights
 
 from refimpl.metrics import entropy
-from refimpl.numerics import divide_and_round
 from refimpl.scaling import max_scale, scale_channels
-from refimpl.search import coarsest_scale, choose_exponent, squared_error, truncate_mantissa
+from refimpl.search import (
+    choose_exponent,
+    coarsest_scale,
+    row_scales,
+    squared_error,
+    truncate_mantissa,
+    truncate_scalar,
+)
 
 f32 = np.float32
 
@@ -86,28 +92,70 @@ def test_an_error_that_pruning_alone_makes_takes_the_finest_scale():
 
 @given(st.floats(2.0**-120, 2.0**120, width=32))
 def test_truncation_keeps_8_bits_and_never_grows(x):
-    y = truncate_mantissa(f32(x))
+    y = truncate_scalar(x)
     assert y <= x < y * (1 + 2.0**-7)
     mantissa, _ = np.frexp(np.float64(y))
     assert mantissa * 256 == int(mantissa * 256)
+    assert truncate_mantissa(np.array([x, 0, x], f32)).tolist() == [y, 0, y]
 
 
-@given(seeds, st.lists(st.floats(0, 1.5), min_size=1, max_size=4), st.floats(10, 30))
-def test_the_exponent_with_the_cheapest_codes_wins(seed, exponents, target):
+@given(weights(), st.floats(5, 40))
+def test_row_scales_depend_on_the_root_mean_square_of_their_row_alone(weight, target):
+    scales = row_scales(weight, target)
+    assert scales.shape == (len(weight), 1)
+    for row, scale in zip(weight, scales[:, 0], strict=True):
+        rms = np.sqrt(np.mean(row.astype(np.float64) ** 2))
+        exact = rms * (12 / 10 ** (target / 10)) ** 0.5
+        assert exact / (1 + 2.0**-7) * (1 - 1e-6) <= scale + 2.0**-126
+        assert scale <= exact * (1 + 1e-6) + 2.0**-126
+        assert row.any() or scale == 0
+
+
+def capped_power(weight, variance):
+    """The signal: every channel's share, at most the 95th percentile of all."""
+    contribution = sorted((variance * (weight.astype(np.float64) ** 2).sum(axis=0)).tolist())
+    at = 0.95 * (len(contribution) - 1)
+    below, above = contribution[int(at)], contribution[min(int(at) + 1, len(contribution) - 1)]
+    cap = below + (at - int(at)) * (above - below)
+    return sum(min(c, cap) for c in contribution)
+
+
+@given(seeds, st.lists(st.floats(0, 2), min_size=1, max_size=4), st.floats(10, 50), st.sampled_from([None, 0.3]),
+       st.sampled_from([7, 127]))  # fmt: skip
+def test_the_cheapest_exponent_that_reaches_the_target_wins_else_the_most_exact(
+    seed, exponents, target, sparsity, last_code
+):
     random = rng(seed)
     weight = random.standard_normal((24, 16)).astype(f32)
     maximum = np.exp(random.standard_normal(16))
-    seen = maximum, maximum**2 / 9, maximum**2 / 10
+    mean_square, variance = maximum**2 / 9, maximum**2 / 10
+    kept = None if sparsity is None else random.random((24, 16)) > sparsity
+    budget = capped_power(weight, variance) * 10 ** (-target / 10)
 
-    def bits(exponent, scale):
-        codes = divide_and_round(scale_channels(weight, max_scale(maximum, exponent)), scale)
-        assert np.abs(codes).max() <= 127
-        return entropy(codes)
+    def scale_and_rank(exponent):
+        s = max_scale(maximum, exponent)
+        scaled, gain = scale_channels(weight, s), mean_square / s.astype(np.float64) ** 2
+        scale = coarsest_scale(scaled, gain, kept, budget, finest_scale(scaled, last_code), last_code)
+        pruned = scaled if kept is None else np.where(kept, scaled, f32(0))
+        codes = np.rint(pruned / scale)
+        assert np.abs(codes).max() <= last_code
+        error = (gain * (pruned.astype(np.float64) - codes * np.float64(scale)) ** 2).sum()
+        return scale, (0, entropy(codes)) if error <= 10**0.1 * budget else (1, error)
 
-    exponent, scale = choose_exponent(weight, *seen, None, exponents, target, 127)
-    costs = [bits(*choose_exponent(weight, *seen, None, [e], target, 127)) for e in exponents]
-    assert bits(exponent, scale) == min(costs)
-    assert exponent == exponents[int(np.argmin(costs))]  # the first of equals
+    exponent, scale = choose_exponent(weight, maximum, mean_square, variance, kept, exponents, target, last_code)
+    scales, ranks = zip(*map(scale_and_rank, exponents), strict=True)
+    best = min(ranks)
+    assert exponent in exponents
+    chosen = ranks[exponents.index(exponent)]
+    assert chosen[0] == best[0]
+    assert chosen[1] == pytest.approx(best[1], rel=1e-6)
+    assert scale == scales[exponents.index(exponent)]
+
+
+def test_of_equally_cheap_exponents_the_first_wins():
+    weight = rng(1).standard_normal((24, 16)).astype(f32)
+    ones = np.ones(16)  # no exponent changes anything
+    assert choose_exponent(weight, ones, ones, ones, None, (0.5, 0.0, 1.0), 20.0, 127)[0] == 0.5
 
 
 def test_large_weights_are_searched_by_a_sample_of_rows():
@@ -117,7 +165,14 @@ def test_large_weights_are_searched_by_a_sample_of_rows():
     exponent, scale = choose_exponent(weight, maximum, maximum**2, maximum**2 / 2, None, (0.0, 1.0), 20.0, 127)
     s = max_scale(maximum, exponent)
     error = squared_error(scale_channels(weight, s), maximum**2 / s.astype(float) ** 2, None, scale, 127)
-    assert 10 * np.log10(allowed_error(weight, maximum**2 / 2, 0) / error) == pytest.approx(20, abs=0.5)
+    assert 10 * np.log10(capped_power(weight, maximum**2 / 2) / error) == pytest.approx(20, abs=0.5)
+
+
+def test_one_loud_channel_does_not_buy_coarse_scales():
+    weight = rng(2).standard_normal((40, 40)).astype(f32)
+    usual, loud = np.ones(40), np.where(np.arange(40) == 3, 1e4, 1.0)
+    scales = [choose_exponent(weight, usual, usual, v, None, (0.0,), 20.0, 127)[1] for v in (usual, loud)]
+    assert scales[1] == pytest.approx(scales[0], rel=0.1)
 
 
 @given(seeds, st.floats(0.0078125, 2, width=32), st.integers(1, 127))

@@ -6,7 +6,9 @@ from oracle import field, number
 
 from refimpl.tans.bits import read_fields, write_fields
 
-fields = st.lists(st.integers(0, 31).flatmap(lambda w: st.tuples(st.integers(0, (1 << w) - 1), st.just(w))), max_size=50)
+fields = st.lists(
+    st.integers(0, 31).flatmap(lambda w: st.tuples(st.integers(0, (1 << w) - 1), st.just(w))), max_size=50
+)
 
 
 def columns(pairs):
@@ -54,7 +56,9 @@ def test_room_is_left_where_asked():
     assert write_fields(np.array([5]), np.array([3]), word_count=3).tolist() == [5, 0, 0]
 
 
-@given(hnp.arrays(np.uint32, st.integers(0, 5)), hnp.arrays(np.int64, 6, elements=st.integers(0, 400)), st.integers(0, 31))
+@given(
+    hnp.arrays(np.uint32, st.integers(0, 5)), hnp.arrays(np.int64, 6, elements=st.integers(0, 400)), st.integers(0, 31)
+)
 def test_bits_outside_the_words_read_as_zero(words, positions, width):
     bits = "".join(field(int(w), 32) for w in words) + "0" * 500
     assert read_fields(words, positions, width).tolist() == [number(bits[p : p + width]) for p in positions.tolist()]

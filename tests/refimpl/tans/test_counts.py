@@ -27,7 +27,9 @@ def needed_log(counted):
 def test_histogram_counts_every_symbol_up_to_the_largest(symbols):
     counted = histogram(symbols)
     assert counted.dtype == np.int64
-    assert counted.tolist() == [symbols.tolist().count(s) for s in range(int(symbols.max(initial=0)) + 1)][: len(counted)]
+    assert (
+        counted.tolist() == [symbols.tolist().count(s) for s in range(int(symbols.max(initial=0)) + 1)][: len(counted)]
+    )
     assert len(counted) == (int(symbols.max()) + 1 if len(symbols) else 0)
 
 

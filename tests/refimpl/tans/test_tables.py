@@ -31,7 +31,9 @@ def test_the_states_of_a_symbol_are_reached_once_from_anywhere(counts):
     for s in np.flatnonzero(counts):
         own = table.symbol == s
         ranges = zip(table.base[own].tolist(), table.bit_count[own].tolist(), strict=True)
-        assert sorted(state for base, width in ranges for state in range(base, base + (1 << width))) == list(range(size))
+        assert sorted(state for base, width in ranges for state in range(base, base + (1 << width))) == list(
+            range(size)
+        )
 
 
 @given(normalized_counts())

@@ -1,0 +1,90 @@
+"""Probing: what compression does to the outputs of the whole model.
+
+A layer's target says how much its own output may move. How much that moves the model's outputs differs from
+model to model: the probe measures it, on calibration samples, and the targets follow.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from codec.tensor import StoredTensor, load
+from onnx_export.recipes import WeightSettings
+from onnx_export.rewrite import remove
+from onnx_export.runtime import open_session, run
+from onnx_export.ties import Tie
+from refimpl.metrics import sqnr_db
+from refimpl.pipeline import LayerSettings
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+OUTPUT_SQNR_DB = 24.0  # what the outputs should keep
+TOLERANCE_DB = 0.5
+ROUNDS = 3  # of compressing everything again
+LARGEST_RAISE_DB = 18.0  # three bits
+
+
+def model_outputs(model: onnx.ModelProto, feeds: Arrays) -> list[npt.NDArray[np.floating]]:
+    """The float outputs of a model on one batch."""
+    outputs = run(open_session(model), None, feeds)
+    return [o for o in outputs if isinstance(o, np.ndarray) and o.dtype.kind == "f"]
+
+
+def output_sqnr(before: Iterable[npt.NDArray[np.floating]], after: Iterable[npt.NDArray[np.floating]]) -> float | None:
+    """The lowest signal to noise of any output, in dB; the signal is what varies around the output's mean.
+
+    Returns
+    -------
+    float or None
+        None if there is no output to compare: all are constant or not finite.
+
+    Examples
+    --------
+    >>> output_sqnr([np.array([1.0, 3.0])], [np.array([1.1, 3.1])])
+    20.0
+    """
+    values = []
+    for a, b in zip(before, after, strict=True):
+        finite = np.isfinite(a) & np.isfinite(b)
+        if a.shape != b.shape or not finite.any() or np.ptp(a[finite]) == 0:
+            continue
+        mean = a[finite].mean(dtype=np.float64)
+        values.append(sqnr_db(a[finite] - mean, b[finite] - mean))
+    return round(min(values), 6) if values else None
+
+
+def with_weights(
+    model: onnx.ModelProto, stored: Mapping[str, StoredTensor], ties: Mapping[str, Tie]
+) -> onnx.ModelProto:
+    """A copy of a model with decoded weights in place of the originals."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    decoded = {name: load(tensor) for name, tensor in stored.items()}
+    decoded |= {n: decoded[t.source].T if t.transposed else decoded[t.source] for n, t in ties.items()}
+    remove(copy.graph, decoded)
+    copy.graph.initializer.extend(
+        numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in decoded.items()
+    )
+    return copy
+
+
+def raise_targets(settings: WeightSettings, decibels: float) -> WeightSettings:
+    """Settings with every target raised.
+
+    Examples
+    --------
+    >>> from onnx_export.recipes import DOUBLE
+    >>> raise_targets(DOUBLE, 3.0).layer.target_sqnr_db
+    24.5
+    """
+
+    def finer(layer: LayerSettings) -> LayerSettings:
+        if layer.target_sqnr_db is None:
+            return layer
+        return replace(layer, target_sqnr_db=layer.target_sqnr_db + decibels)
+
+    return WeightSettings(finer(settings.layer), finer(settings.table), finer(settings.kernel))
