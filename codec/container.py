@@ -52,6 +52,8 @@ def write_container(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
     for name, tensor in tensors.items():
         parts: dict[str, npt.NDArray[Any]] = {}
         if isinstance(tensor, StoredTensor):
+            if clash := {f"{name}.scale", f"{name}.zero_point"} & tensors.keys():
+                raise InvalidArgument(f"tensor name {min(clash)!r} is needed for a part of {name!r}")
             described[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape)}
             parts[name] = np.frombuffer(write_frame(tensor.frame), np.uint8)
             parts[f"{name}.zero_point"] = tensor.zero_point
@@ -59,12 +61,20 @@ def write_container(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
                 parts[f"{name}.scale"] = tensor.scale
         else:
             parts[name] = tensor
-        if clash := plain.keys() & parts.keys():
-            raise InvalidArgument(f"tensor name {min(clash)!r} is needed for a compressed tensor's parts")
         plain |= {part: np.asarray(array, order="C") for part, array in parts.items()}  # save() reads raw memory
     index = json.dumps({"tensors": described, "version": VERSION}, sort_keys=True, separators=(",", ":"))
-    result: bytes = save(plain, {**metadata, KEY: index})
-    return result
+    return with_sorted_header(save(plain, {**metadata, KEY: index}))
+
+
+def with_sorted_header(data: bytes) -> bytes:
+    """The same safetensors file with its header in canonical order: equal tensors give equal bytes.
+
+    The library writes metadata in the order of a hash map, which differs from run to run.
+    """
+    header, begin = read_header(data)
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[begin:]
 
 
 def read_container(data: bytes) -> tuple[dict[str, npt.NDArray[Any] | StoredTensor], dict[str, str]]:
@@ -81,9 +91,12 @@ def read_container(data: bytes) -> tuple[dict[str, npt.NDArray[Any] | StoredTens
     try:
         index = json.loads(metadata.pop(KEY))
         version, entries = index["version"], dict(index["tensors"])
-        described = {n: (str(e["dtype"]), tuple(int(d) for d in e["shape"])) for n, e in entries.items()}
+        described = {n: (str(e["dtype"]), tuple(e["shape"])) for n, e in entries.items()}
+        whole = all(type(d) is int and d >= 0 for _, shape in described.values() for d in shape)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Corrupt(f"the tansor metadata cannot be read: {error}") from None
+    if type(version) is not int or not whole:
+        raise Corrupt("version or a shape in the tansor metadata is not made of integers")
     if version != VERSION:
         raise UnsupportedVersion(f"container version {version}, this program reads version {VERSION}")
     tensors: dict[str, npt.NDArray[Any] | StoredTensor] = {}
@@ -92,8 +105,8 @@ def read_container(data: bytes) -> tuple[dict[str, npt.NDArray[Any] | StoredTens
         scale = plain.pop(f"{name}.scale", None)
         if frame is None or zero_point is None or dtype not in DTYPES or (scale is None) != (dtype in INTEGERS):
             raise Corrupt(f"the parts of tensor {name!r} are incomplete or of unknown dtype {dtype!r}")
-        if zero_point.dtype != np.uint8 or (scale is not None and scale.dtype != np.float32):
-            raise Corrupt(f"scale or zero point of tensor {name!r} have the wrong dtype")
+        if frame.dtype != np.uint8 or zero_point.dtype != np.uint8 or (scale is not None and scale.dtype != np.float32):
+            raise Corrupt(f"a part of tensor {name!r} has the wrong dtype")
         tensors[name] = StoredTensor(shape, dtype, read_frame(frame.tobytes()), zero_point, scale)
     return {**plain, **tensors}, metadata
 
@@ -111,6 +124,7 @@ def read_safetensors(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str
     header, begin = read_header(data)
     metadata = header.pop("__metadata__", {})
     tensors = {}
+    spans = []
     for name, entry in header.items():
         try:
             dtype = SAFETENSORS_DTYPES[entry["dtype"]]
@@ -127,7 +141,26 @@ def read_safetensors(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str
             tensors[name] = np.frombuffer(data, dtype, count, begin + first).reshape(shape)
         except (ValueError, OverflowError) as error:
             raise Corrupt(f"tensor {name!r} of shape {list(shape)}: {error}") from None
+        spans.append((first, last))
+    check_spans(spans, len(data) - begin)
     return tensors, {str(k): str(v) for k, v in metadata.items()}
+
+
+def check_spans(spans: list[tuple[int, int]], size: int) -> None:
+    """Refuse tensors that overlap or leave bytes to nobody.
+
+    Raises
+    ------
+    Corrupt
+        They do.
+    """
+    end = 0
+    for first, last in sorted(spans):
+        if first != end:
+            raise Corrupt(f"a tensor begins at byte {first}, the one before it ends at byte {end}")
+        end = last
+    if end != size:
+        raise Corrupt(f"{size - end} bytes behind the last tensor")
 
 
 def read_header(data: bytes) -> tuple[dict[str, Any], int]:

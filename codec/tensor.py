@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from codec.frame import Frame, decode_frame, make_frame
 from codec.kernels import NUMBA
-from refimpl.errors import Corrupt, InvalidArgument
+from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded
 from refimpl.metrics import entropy_of_counts
-from refimpl.symbols import from_symbols, to_symbols
+from refimpl.symbols import to_symbols
 from refimpl.tans.stream import Kernels
 
 FLOATS: dict[str, np.dtype[Any]] = {
@@ -119,9 +119,28 @@ def load(stored: StoredTensor, *, kernels: Kernels = NUMBA) -> npt.NDArray[Any]:
         The frame cannot be decoded or does not fit the shape.
     """
     symbols = load_symbols(stored, kernels=kernels)
+    try:
+        return decode_values(stored, symbols)
+    except Corrupt:
+        raise
+    except (MemoryError, ValueError):  # NumPy's words for more bytes than there are, or than there can be
+        raise LimitExceeded(f"{math.prod(stored.shape)} elements do not fit in memory") from None
+
+
+def decode_values(stored: StoredTensor, symbols: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """Values of decoded symbols, see the formulas above.
+
+    Raises
+    ------
+    Corrupt
+        A symbol stands for an integer that the dtype does not have.
+    """
     if stored.scale is None:
-        wide = np.uint8 if stored.dtype.startswith("u") else np.int8
-        return from_symbols(symbols, stored.zero_point, wide).astype(DTYPES[stored.dtype])
+        info = ml_dtypes.iinfo(DTYPES[stored.dtype])  # type: ignore[no-untyped-call]
+        values = symbols.astype(np.int16) - stored.zero_point
+        if values.size and not info.min <= int(values.min()) <= int(values.max()) <= info.max:
+            raise Corrupt(f"symbols stand for values outside {stored.dtype}")
+        return values.astype(np.int8 if info.min else np.uint8).astype(DTYPES[stored.dtype])
     codes = symbols.astype(np.float32) - stored.zero_point.astype(np.float32)
     return (codes * stored.scale).astype(DTYPES[stored.dtype])
 

@@ -3,6 +3,7 @@
 Reductions are added to the graph, so that a whole activation never leaves ONNX Runtime: two vectors do.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from onnx_export.weights import Reader
 from refimpl.errors import CalibrationError
 from refimpl.pipeline import ActivationStatistics
 
-Samples = Mapping[str, npt.NDArray[Any]]
+Batch = Mapping[str, npt.NDArray[Any]]  # by input name
+Samples = str | os.PathLike[str] | npt.NDArray[Any] | Batch  # a file, the only input, or inputs by name
 BATCH = 4  # samples in a run, where the model leaves the batch size open
 
 
@@ -39,7 +41,7 @@ def read_samples(path: Path) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
     return samples
 
 
-def check_samples(session: Any, samples: npt.NDArray[Any] | Samples) -> dict[str, npt.NDArray[Any]]:
+def check_samples(session: Any, samples: npt.NDArray[Any] | Batch) -> dict[str, npt.NDArray[Any]]:
     """Samples by input name, in the dtypes the model wants.
 
     Parameters
@@ -85,7 +87,7 @@ def check_samples(session: Any, samples: npt.NDArray[Any] | Samples) -> dict[str
     return checked
 
 
-def batches(session: Any, samples: Samples) -> Iterable[dict[str, npt.NDArray[Any]]]:
+def batches(session: Any, samples: Batch) -> Iterable[dict[str, npt.NDArray[Any]]]:
     """Cut samples into the batches that the model accepts; an incomplete last one is left out if it is fixed.
 
     Raises
@@ -105,7 +107,7 @@ def batches(session: Any, samples: Samples) -> Iterable[dict[str, npt.NDArray[An
 def collect_statistics(
     model: onnx.ModelProto,
     activations: Mapping[tuple[str, int], int],
-    samples: Samples,
+    samples: Batch,
     progress: Callable[[int, int], None],
 ) -> dict[tuple[str, int], ActivationStatistics]:
     """Run a model on samples and reduce the watched activations.

@@ -155,24 +155,37 @@ def read_block(mode: str, arrays: list[npt.NDArray[Any]]) -> tuple[Block, tuple[
         return Block("raw", symbols.size, expect(symbols, np.uint8).reshape(-1)), symbols.shape
     if mode == "constant":
         symbol, dims = arrays
-        shape = tuple(int(d) for d in expect(dims, np.int64))
-        return Block("constant", math.prod(shape), expect(symbol, np.uint8)), shape
+        shape = tuple(int(d) for d in vector(dims, np.int64))
+        return Block("constant", math.prod(shape), vector(symbol, np.uint8)), shape
     halves, counts, layout = arrays[:3]
-    symbol_count, table_log, lane_count, length_base, length_width, *rest = expect(layout, np.int64).tolist()
+    symbol_count, table_log, lane_count, length_base, length_width, *rest = vector(layout, np.int64).tolist()
     shape = tuple(rest)
-    words = np.ascontiguousarray(expect(halves, np.uint16)).view("<u4").astype(np.uint32)
-    if counts.dtype not in (np.uint8, np.uint16) or int(counts.sum()) != 1 << min(max(table_log, 0), 63):
+    words = np.ascontiguousarray(vector(halves, np.uint16)).view("<u4").astype(np.uint32)
+    if int(vector(counts, np.uint8, np.uint16).sum()) != 1 << min(max(table_log, 0), 63):
         raise Corrupt("the normalized counts do not sum to the table size")
     if min(shape, default=1) < 0:
         raise Corrupt(f"shape {list(shape)}")
     stream = Stream(symbol_count, lane_count, length_base, length_width, counts.astype(np.int64), words)
     if mode == "coded":
         return Block("coded", math.prod(shape), np.empty(0, np.uint8), stream), shape
-    chunk, per_block, coded = (int(c) for c in expect(arrays[4], np.int64))
+    chunk, per_block, coded = (int(c) for c in vector(arrays[4], np.int64))
     if chunk < 1 or not 1 <= coded < per_block:
         raise Corrupt(f"{coded} of {per_block} chunks of {chunk} symbols are coded")
-    raw = expect(arrays[3], np.uint8)
+    raw = vector(arrays[3], np.uint8)
     return Block("partial", math.prod(shape), raw, stream, Chunks(chunk, per_block, coded)), shape
+
+
+def vector(array: npt.NDArray[Any], *dtypes: npt.DTypeLike) -> npt.NDArray[Any]:
+    """The array, if it is a vector of one of the dtypes.
+
+    Raises
+    ------
+    Corrupt
+        It is not.
+    """
+    if array.ndim != 1 or array.dtype not in dtypes:
+        raise Corrupt(f"an input is {array.dtype}{list(array.shape)}, expected a vector of {np.dtype(dtypes[0])}")
+    return array
 
 
 def expect(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -1,7 +1,6 @@
 """decompress: back to a plain model, every call replaced by the tensor it stands for."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -11,10 +10,9 @@ from codec.container import read_container, write_container
 from codec.tensor import StoredTensor, load
 from onnx_export.calls import read_calls
 from onnx_export.files import check_output, kind_of, read_bytes, read_model, write_model, write_whole
+from onnx_export.progress import Progress, silent
 from onnx_export.rewrite import replace_by_constants
 from refimpl.errors import InvalidArgument, StreamError
-
-Progress = Callable[[str, int, int], None]
 
 
 def decompress(
@@ -46,7 +44,7 @@ def decompress(
     if kind_of(source) != kind_of(output):
         raise InvalidArgument(f"{source} and {output} must both be .onnx or both .safetensors")
     check_output(output, force=force)
-    tell = progress or (lambda *_: None)
+    tell = progress or silent
     try:
         if kind_of(source) == ".onnx":
             model = read_model(source)
@@ -61,7 +59,7 @@ def decompress(
         raise type(error)(f"{source}: {error}") if str(source) not in str(error) else error from None
 
 
-def decompress_model(model: onnx.ModelProto, tell: Progress = lambda *_: None) -> onnx.ModelProto:
+def decompress_model(model: onnx.ModelProto, tell: Progress = silent) -> onnx.ModelProto:
     """Replace every call of a model by the tensor it stands for, in place.
 
     Raises

@@ -4,7 +4,6 @@ The model is an OPT of 1.06 million parameters over raw bytes, trained on public
 calibrated on State of the Union addresses of 1990 to 2007 and evaluated on those of 2008 to 2017.
 """
 
-from collections.abc import Callable
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from onnx_export.compress import compress
 from onnx_export.evaluate import evaluate
 from onnx_export.files import check_output, write_whole
+from onnx_export.progress import Progress
 from onnx_export.report import report_html
 from onnx_export.runtime import onnxruntime
 from onnx_export.summary import SCHEMA_VERSION
@@ -23,7 +23,6 @@ from onnx_export.verify import verify
 WINDOW = 256  # bytes: the model's context
 CALIBRATION_WINDOWS = 128
 EVALUATION_WINDOWS = 400
-Progress = Callable[[str, int, int], None]
 
 
 def demo(folder: Path, *, progress: Progress | None = None) -> dict[str, Any]:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnx_export.progress import Progress, silent
 from onnx_export.runtime import ELEMENT_TYPES
 from onnx_export.runtime import run as run_session
 from onnx_export.session import load_session
 from refimpl.errors import InvalidArgument
 
 BATCH_TOKENS = 2048  # tokens in a run: logits are large
-Progress = Callable[[str, int, int], None]
 
 
 def evaluate(
@@ -59,7 +59,7 @@ def evaluate(
         See `onnx_export.session.load_session`.
     """
     windows = read_tokens(tokens)
-    tell = progress or (lambda *_: None)
+    tell = progress or silent
     nll, seconds = score(load_session(source, mode, device), windows, lambda i, n: tell("evaluate", i, n))
     result: dict[str, Any] = {
         "perplexity": float(np.exp(nll)),

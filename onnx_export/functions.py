@@ -1,7 +1,7 @@
 """The `ai.tansor` functions: tANS decoding and dequantization in standard ONNX operators.
 
 Written in ONNX's own text form, so that what is read here is what the file holds. Only operators
-and signatures that are the same from opset 11 to 26 are used, and none that the CUDA provider
+and signatures that are the same from opset 11 on are used, and none that the CUDA provider
 lacks: no bit operators (a shift is a Div, a mask a Mod), no 8-bit arithmetic.
 
 ============================ =========================================================
@@ -13,7 +13,7 @@ layout  int64 [5 + rank]     symbol_count, table_log, lane_count, length_base,
                              length_width, then the shape of the result
 raw     uint8 [m]            partial: the chunks that are not coded
 chunks  int64 [3]            partial: symbols per chunk, chunks per block, coded chunks
-scale   float [..]           broadcastable to the shape
+scale   float32 [..]         broadcastable to the shape
 zero_point uint8 [..]        broadcastable to the shape
 ============================ =========================================================
 
@@ -30,7 +30,6 @@ import onnx.parser
 DOMAIN = "ai.tansor"
 DOMAIN_VERSION = 1
 MIN_OPSET = 11
-MAX_OPSET = 26
 
 # Fields of `width` bits at bit `position` of the stream: three halves make a window of 48 bits.
 READ_FIELDS = """

@@ -33,7 +33,7 @@ class Recipe:
 
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DOUBLE = WeightSettings(
-    layer=LayerSettings(exponents=EXPONENTS, target_sqnr_db=21.5, sparsity=0.1),
+    layer=LayerSettings(exponents=EXPONENTS, target_sqnr_db=22.0, sparsity=0.1),
     table=LayerSettings(exponents=EXPONENTS, target_sqnr_db=32.0),
     kernel=LayerSettings(granularity="channel", target_sqnr_db=30.0),
 )

@@ -1,5 +1,6 @@
 """Compressing one tensor, and its line in the report."""
 
+import fnmatch
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,14 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.kernels import histogram
-from codec.tensor import FLOATS, StoredTensor, store_integers, store_weight
+from codec.tensor import FLOATS, INTEGERS, StoredTensor, store_integers, store_weight
 from onnx_export.recipes import Recipe
-from onnx_export.weights import along_axis, from_matrix, from_rows, to_matrix, to_rows
+from onnx_export.weights import MIN_ELEMENTS, along_axis, from_matrix, from_rows, to_matrix, to_rows
 from refimpl.errors import InvalidArgument
 from refimpl.metrics import entropy_of_counts, sqnr_db
 from refimpl.pipeline import ActivationStatistics, LayerSettings, quantize_layer
 
 Array = npt.NDArray[Any]
+WOULD_NOT_SHRINK = "coding would not shrink it"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class Skipped:
     reason: str
     elements: int
     stored_bytes: int
+
+
+Lines = tuple[list[Tensor], list[Skipped], list[str]]  # compressed, copied, notes
 
 
 def compress_weight(
@@ -154,6 +159,23 @@ def describe(name: str, array: Array, stored: StoredTensor, counts: npt.NDArray[
         statistics="not used",
         histogram=tuple(counts.tolist()),
     )
+
+
+def reason_to_copy(name: str, array: Array, options: Options) -> str | None:
+    """Why a tensor is copied as it is, whatever reads it; None if it is not."""
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in options.exclude):
+        return "excluded by the user"
+    if array.size < MIN_ELEMENTS:
+        return f"fewer than {MIN_ELEMENTS} elements"
+    if array.dtype.name in INTEGERS:
+        return None
+    if array.dtype.name not in FLOATS:
+        return f"{array.dtype.name} tensors are not compressed"
+    if options.recipe.weights is None:
+        return "float weights, which the lossless recipe keeps"
+    if array.ndim < 2:
+        return "a vector"
+    return None
 
 
 def with_container_bytes(line: Tensor, stored_bytes: int) -> Tensor:

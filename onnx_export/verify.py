@@ -1,7 +1,6 @@
 """verify: check every checksum, decode everything, and measure the error against the original."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from codec.container import read_container
 from codec.tensor import StoredTensor, load
 from onnx_export.calls import read_calls
 from onnx_export.files import kind_of, read_bytes, read_model
+from onnx_export.progress import Progress, silent
 from onnx_export.weights import constant_tensors
 from refimpl.errors import ExportError, InvalidArgument, StreamError
 from refimpl.metrics import sqnr_db
 
 Array = npt.NDArray[Any]
-Progress = Callable[[str, int, int], None]
 
 
 def verify(
@@ -54,7 +53,7 @@ def verify(
         The original lacks a tensor or has it in another shape.
     """
     source = Path(source)
-    tell = progress or (lambda *_: None)
+    tell = progress or silent
     try:
         stored = stored_tensors(source)
     except StreamError as error:

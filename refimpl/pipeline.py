@@ -50,6 +50,10 @@ class LayerSettings:
     target_sqnr_db: float | None = None
     sparsity: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not self.exponents:
+            raise InvalidArgument("exponents are empty, at least one is needed")
+
 
 @dataclass(frozen=True)
 class QuantizedLayer:

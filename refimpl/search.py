@@ -23,7 +23,6 @@ SLACK = 10**0.1  # the target is reached to 1 dB
 def coarsest_scale(
     scaled: npt.NDArray[np.float32],
     gain: npt.NDArray[np.float64],
-    kept: npt.NDArray[np.bool_] | None,
     allowed: float,
     finest: float,
     last_code: int,
@@ -38,10 +37,8 @@ def coarsest_scale(
     Parameters
     ----------
     scaled : float32, shape (rows, in)
-        W' of all rows or of a sample.
+        W' of all rows or of a sample, pruned weights 0.
     gain : float64, shape (in,)
-    kept : bool, shape of scaled, optional
-        False where a weight is pruned.
     allowed : float
         Largest squared error.
     finest : float
@@ -52,23 +49,20 @@ def coarsest_scale(
     Examples
     --------
     >>> weight = np.linspace(-1, 1, 1000, dtype=np.float32).reshape(10, 100)
-    >>> scale = coarsest_scale(weight, np.ones(100), None, 0.333, 1 / 127, 127)
-    >>> float(scale), round(squared_error(weight, np.ones(100), None, scale, 127), 3)
+    >>> scale = coarsest_scale(weight, np.ones(100), 0.333, 1 / 127, 127)
+    >>> float(scale), round(squared_error(weight, np.ones(100), scale, 127), 3)
     (0.06298828125, 0.333)
     """
-    if kept is not None:  # what pruning costs, it costs at any scale
-        allowed -= float((gain * np.square(np.where(kept, 0, scaled), dtype=np.float64)).sum())
-        scaled = np.where(kept, scaled, np.float32(0))
     scale, coarsest = float(finest), 2.0 * last_code * finest  # where all codes are zero
-    error = squared_error(scaled, gain, None, np.float32(scale), last_code)
+    error = squared_error(scaled, gain, np.float32(scale), last_code)
     for _ in range(ROUNDS):
         factor = max(allowed / error, 0.0) ** 0.5 if error > 0 else 2.0
         scale = min(max(finest, scale * factor), coarsest)
         if scale == finest:
             break
-        error = squared_error(scaled, gain, None, np.float32(scale), last_code)
+        error = squared_error(scaled, gain, np.float32(scale), last_code)
     result = truncate_scalar(scale)
-    while result > finest and squared_error(scaled, gain, None, result, last_code) > SLACK * allowed:
+    while result > finest and squared_error(scaled, gain, result, last_code) > SLACK * allowed:
         result = truncate_scalar(0.75 * float(result))  # weights on a grid: their error jumps
     return np.maximum(result, np.float32(finest))
 
@@ -88,7 +82,8 @@ def choose_exponent(
     The signal is what varies from token to token, ``sum_j c_j`` with ``c_j = var(X[:, j]) sum_i W[i, j]**2``:
     a constant part of the output is a bias, however large, and carries nothing. Each ``c_j`` is capped at
     the 95th percentile of all, lest one channel (a position, an outlier) drown what the others say.
-    The noise counts whole, by the mean square. If no exponent reaches the target, the most exact one is taken.
+    The noise counts whole, by the mean square; what pruning costs comes on top and is the caller's choice.
+    If no exponent reaches the target, the most exact one is taken.
 
     Parameters
     ----------
@@ -111,7 +106,8 @@ def choose_exponent(
     contribution = np.asarray(activation_variance, np.float64) * np.square(sample, dtype=np.float64).sum(axis=0)
     power = float(np.minimum(contribution, np.quantile(contribution, CAP) if len(contribution) else 0).sum())
     allowed = power * 10.0 ** (-target_sqnr_db / 10)
-    sample_kept = None if kept is None else kept[::stride]
+    if kept is not None:
+        sample = np.where(kept[::stride], sample, np.float32(0))
     best: tuple[tuple[int, float], float, np.float32] | None = None
     for exponent in exponents:
         channel_scale = max_scale(activation_max, exponent)
@@ -119,10 +115,10 @@ def choose_exponent(
         finest = max(largest / last_code, 2.0**-126)
         gain = np.asarray(activation_mean_square, np.float64) / np.square(channel_scale, dtype=np.float64)
         scaled = scale_channels(sample, channel_scale)
-        scale = coarsest_scale(scaled, gain, sample_kept, allowed, finest, last_code)
+        scale = coarsest_scale(scaled, gain, allowed, finest, last_code)
         codes = np.clip(divide_and_round(scaled, scale), -last_code, last_code).astype(np.int8)
-        bits = entropy(codes if sample_kept is None else np.where(sample_kept, codes, 0))
-        error = squared_error(scaled, gain, sample_kept, scale, last_code)
+        bits = entropy(codes)
+        error = squared_error(scaled, gain, scale, last_code)
         rank = (0, bits) if error <= SLACK * allowed else (1, error)  # where none reaches it, the best one
         if best is None or rank < best[0]:
             best = (rank, exponent, scale)
@@ -157,7 +153,8 @@ def row_scales(weight: npt.NDArray[np.float32], target_sqnr_db: float) -> npt.ND
     array([[0.34570312],
            [2.765625  ]], dtype=float32)
     """
-    rms = np.sqrt(np.square(weight, dtype=np.float64).mean(axis=1, keepdims=True))
+    total = np.square(weight, dtype=np.float64).sum(axis=1, keepdims=True)
+    rms = np.sqrt(total / max(weight.shape[1], 1))
     scale = rms * (12.0 / 10.0 ** (target_sqnr_db / 10)) ** 0.5
     return truncate_mantissa(scale.astype(np.float32))
 
@@ -165,7 +162,6 @@ def row_scales(weight: npt.NDArray[np.float32], target_sqnr_db: float) -> npt.ND
 def squared_error(
     scaled: npt.NDArray[np.float32],
     gain: npt.NDArray[np.float64],
-    kept: npt.NDArray[np.bool_] | None,
     scale: np.float32,
     last_code: int,
 ) -> float:
@@ -173,12 +169,10 @@ def squared_error(
 
     Examples
     --------
-    >>> squared_error(np.array([[1.0, 2.25]], np.float32), np.array([1.0, 4.0]), None, np.float32(1), 127)
+    >>> squared_error(np.array([[1.0, 2.25]], np.float32), np.array([1.0, 4.0]), np.float32(1), 127)
     0.25
     """
     rounded = np.clip(divide_and_round(scaled, scale), -last_code, last_code) * scale
-    if kept is not None:
-        rounded = np.where(kept, rounded, np.float32(0))
     return float((gain * np.square(scaled - rounded, dtype=np.float64)).sum())
 
 

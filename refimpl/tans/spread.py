@@ -6,7 +6,7 @@ The q slots of a symbol want to lie evenly: slot j belongs near the fraction (2j
 table. A symbol with a single slot is usually rarer than that slot says, so it goes to the end,
 where it costs more bits and leaves cheaper states to the others. Measured against Duda's tuned
 spread, which needs logarithms of true probabilities, this integer rule is as close to entropy
-to within 0.03 % (docs/decisions.md). Specification: docs/spec/tans.md, "Symbol spread".
+to within 0.03 points at table_log 12 (docs/decisions.md). Specification: docs/spec/tans.md, "Symbol spread".
 """
 
 import numpy as np

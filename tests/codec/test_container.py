@@ -168,6 +168,35 @@ def test_other_versions_are_refused():
 @pytest.mark.parametrize("part", ["weight", "weight.scale", "weight.zero_point", "codes", "codes.zero_point"])
 def test_missing_parts_are_corrupt(part):
     header, _ = read_header(FILE)
-    del header[part]
+    header["elsewhere"] = header.pop(part)
     with pytest.raises(Corrupt, match=part.split(".")[0]):
+        read_container(rebuild(FILE, header))
+
+
+def test_equal_tensors_give_equal_bytes_in_any_order():
+    metadata = {name: name for name in "zyxwvutsrq"}
+    backwards = dict(reversed(metadata.items()))
+    assert write_container(TENSORS, metadata) == write_container(dict(reversed(TENSORS.items())), backwards)
+    header, begin = read_header(FILE)
+    assert list(header) == sorted(header)
+    assert begin % 8 == 0
+
+
+@pytest.mark.parametrize(
+    "spans", [[(0, 4), (0, 4)], [(0, 4), (8, 12)], [(4, 8)], [(0, 4)], [(0, 8), (4, 12)], [(0, 4), (4, 8)]]
+)
+def test_tensors_that_overlap_or_leave_bytes_to_nobody_are_refused(spans):
+    header = {
+        str(i): {"dtype": "U8", "shape": [last - first], "data_offsets": [first, last]}
+        for i, (first, last) in enumerate(spans)
+    }
+    text = json.dumps(header).encode()
+    with pytest.raises(Corrupt):
+        read_safetensors(struct.pack("<Q", len(text)) + text + bytes(12))
+
+
+def test_a_frame_that_is_not_made_of_bytes_is_refused():
+    header, _ = read_header(FILE)
+    header["weight"]["dtype"] = "I8"
+    with pytest.raises(Corrupt, match="dtype"):
         read_container(rebuild(FILE, header))

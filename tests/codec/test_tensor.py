@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from strategies import symbol_arrays, weights
 
+from codec.frame import Frame
 from codec.kernels import NUMBA
 from codec.tensor import DTYPES, fits, load, load_symbols, store_integers, store_weight, symbol_entropy
-from refimpl.errors import Corrupt, InvalidArgument
+from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded
 from refimpl.metrics import entropy
 from refimpl.pipeline import ActivationStatistics, LayerSettings, quantize_layer
 from refimpl.quantization import QuantizationSpec, quantize
+from refimpl.tans.blocks import Block
 from refimpl.tans.stream import NUMPY
 
 INTEGER_RANGES = {"int8": (-128, 127), "uint8": (0, 255), "int4": (-8, 7), "uint4": (0, 15)}
@@ -110,5 +112,23 @@ def test_parts_that_do_not_fit_the_shape_are_corrupt(stored, change):
 
 
 def test_an_integer_zero_point_may_be_broadcast():
-    stored = dataclasses.replace(integers, dtype="int8", zero_point=np.array([1, 2, 3], np.uint8))
-    assert load(stored)[0].tolist() == [0, 0, 0]
+    stored = dataclasses.replace(integers, zero_point=np.array([1, 2, 3], np.uint8))
+    assert load(stored).tolist() == [[0, 0, 0], [3, 3, 247]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "symbol", "zero_point"),
+    [("int8", 128, 0), ("int8", 0, 129), ("uint8", 0, 1), ("int4", 8, 0), ("int4", 0, 9), ("uint4", 16, 0)],
+)
+def test_symbols_of_no_value_of_the_type_are_corrupt(dtype, symbol, zero_point):
+    stored = store_integers(np.array([symbol], np.uint8))
+    with pytest.raises(Corrupt, match=dtype):
+        load(dataclasses.replace(stored, dtype=dtype, zero_point=np.array(zero_point, np.uint8)))
+
+
+@pytest.mark.parametrize("template", [integers, weight], ids=["integers", "weight"])
+def test_a_claim_that_no_memory_holds_exceeds_the_limit(template):
+    constant = Frame(Block("constant", 2**60, np.zeros(1, np.uint8)), 0)
+    parts = {"zero_point": np.zeros((), np.uint8), "scale": None if template.scale is None else np.ones((), np.float32)}
+    with pytest.raises(LimitExceeded):
+        load(dataclasses.replace(template, shape=(2**30, 2**30), frame=constant, **parts))

@@ -127,3 +127,8 @@ def test_shapes_that_do_not_fit_and_nan_are_refused(weight, channels):
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(InvalidArgument):
         quantize_layer(np.ones((2, 2)), ActivationStatistics.unknown(2), settings)
+
+
+def test_settings_without_an_exponent_are_refused():
+    with pytest.raises(InvalidArgument, match="exponent"):
+        LayerSettings(exponents=())

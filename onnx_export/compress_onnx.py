@@ -1,0 +1,228 @@
+"""Compressing an ONNX model: find its weights, calibrate, compress, probe the outputs, rewrite the graph."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.version_converter
+
+from codec.tensor import StoredTensor
+from onnx_export.calibration import Samples, batches, check_samples, collect_statistics, combine, read_samples
+from onnx_export.calls import OPS, Call, write_call
+from onnx_export.files import first_line, read_model, write_model
+from onnx_export.functions import DOMAIN, MIN_OPSET
+from onnx_export.parallel import in_parallel
+from onnx_export.probe import (
+    OUTPUT_SQNR_DB,
+    TOLERANCE_DB,
+    WORTHWHILE,
+    model_outputs,
+    output_sqnr,
+    raise_targets,
+    with_weights,
+)
+from onnx_export.progress import Progress
+from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
+from onnx_export.runtime import open_session
+from onnx_export.tensors import (
+    WOULD_NOT_SHRINK,
+    Array,
+    Lines,
+    Options,
+    Tensor,
+    compress_integers,
+    compress_weight,
+    reason_to_copy,
+    skip,
+    with_container_bytes,
+)
+from onnx_export.ties import Tie, find_ties
+from onnx_export.weights import Constant, along_axis, find_constants, to_rows
+from refimpl.errors import ExportError, InvalidArgument
+from refimpl.pipeline import ActivationStatistics
+
+Results = dict[str, tuple[StoredTensor, Call | None, Tensor]]  # no call where coding would not shrink
+
+
+def compress_onnx(
+    source: Path, output: Path, options: Options, calibration: Samples | None, tell: Progress, *, force: bool
+) -> Lines:
+    """Compress an ONNX file."""
+    model = prepare(read_model(source), source)
+    constants = find_constants(model)
+    reasons = {c.name: reason_to_skip(c, options) for c in constants}
+    skipped = [skip(c.name, c.array, reason) for c in constants if (reason := reasons[c.name])]
+    unique, ties = find_ties([c for c in constants if not reasons[c.name]])
+    floats = [c for c in unique if c.is_float]
+    notes: list[str] = []
+    if calibration is None:
+        results = compress_constants(unique, {}, options, tell)
+        if floats:
+            notes.append("no calibration data: all input channels count as equally important")
+    else:
+        results = calibrated(model, unique, ties, calibration, options, notes, tell)
+    calls = {name: call for name, (_, call, _) in results.items() if call is not None}
+    lines = [line for _, call, line in results.values() if call is not None]
+    if dropped := drop_debug_metadata(model):
+        notes.append(f"{dropped:,} bytes of the PyTorch exporter's debugging notes were left out")
+    kept = {name: tie for name, tie in ties.items() if tie.source in calls}
+    done = calls.keys() | kept.keys() | {s.name for s in skipped}
+    skipped += [skip(c.name, c.array, WOULD_NOT_SHRINK) for c in constants if c.name not in done]
+    notes += [f"{name} is stored once, as {tie.source}" for name, tie in kept.items()]
+    replace_by_calls(model, constants, calls, kept)
+    set_metadata(model, json.dumps({"recipe": options.recipe.name, "tool": f"tansor {version('tansor')}"}))
+    check_model(model)
+    tell("write", 0, 1)
+    write_model(model, output, force=force)
+    tell("write", 1, 1)
+    return lines, skipped, notes
+
+
+def compress_constants(
+    constants: Sequence[Constant],
+    statistics: Mapping[tuple[str, int], ActivationStatistics],
+    options: Options,
+    tell: Progress,
+) -> Results:
+    """Compress tensors of a graph, several at a time."""
+
+    def one(constant: Constant) -> tuple[str, tuple[StoredTensor, Call | None, Tensor]]:
+        stored, line = compress_constant(constant, combine(constant.readers, statistics), options)
+        if (stored.frame.block.mode, stored.scale is not None) not in OPS:
+            return constant.name, (stored, None, line)
+        call = write_call(constant.name, stored)
+        line = with_container_bytes(line, call.stored_bytes)
+        return constant.name, (stored, call if line.stored_bytes < line.original_bytes else None, line)
+
+    return dict(in_parallel(one, constants, options.jobs, tell))
+
+
+def calibrated(
+    model: onnx.ModelProto,
+    constants: Sequence[Constant],
+    ties: Mapping[str, Tie],
+    calibration: Samples,
+    options: Options,
+    notes: list[str],
+    tell: Progress,
+) -> Results:
+    """Compress with calibration data, and again with finer targets where the model's outputs ask for it."""
+    samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
+    session = open_session(model)
+    checked = check_samples(session, samples)
+    feeds = next(iter(batches(session, checked)))
+    floats = [c for c in constants if c.is_float]
+    watched = {
+        (r.activation, r.activation_axis): c.array.shape[r.input_axis]
+        for c in floats
+        for r in c.readers
+        if r.activation is not None
+    }
+    statistics = collect_statistics(model, watched, checked, lambda done, count: tell("calibrate", done, count))
+    results = compress_constants(constants, statistics, options, tell)
+    weights = options.recipe.weights
+    if weights is None or not floats:
+        return results
+    before = model_outputs(model, feeds)
+
+    def measure(results: Results) -> float | None:
+        stored = {name: tensor for name, (tensor, call, _) in results.items() if call is not None}
+        kept = {name: tie for name, tie in ties.items() if tie.source in stored}
+        return output_sqnr(before, model_outputs(with_weights(model, stored, kept), feeds))
+
+    sqnr, raised = measure(results), 0.0
+    while sqnr is not None and sqnr < OUTPUT_SQNR_DB - TOLERANCE_DB:
+        missing = OUTPUT_SQNR_DB - sqnr
+        finer = replace(options.recipe, weights=raise_targets(weights, raised + missing))
+        again = compress_constants(constants, statistics, replace(options, recipe=finer), tell)
+        gained = (measure(again) or sqnr) - sqnr
+        if gained < WORTHWHILE * missing:  # pruning or 8 bits limit the outputs, not the targets
+            break
+        results, sqnr, raised = again, sqnr + gained, raised + missing
+    if sqnr is not None and np.isfinite(sqnr):
+        how = f", layers' targets raised by {raised:.1f} dB for it" if raised else ""
+        notes.append(f"the outputs keep {sqnr:.1f} dB on calibration samples{how}")
+    return results
+
+
+def prepare(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
+    """Bring a model to the oldest opset and IR version that functions need.
+
+    Raises
+    ------
+    InvalidArgument
+        It is compressed already.
+    ExportError
+        Its opset is too old and cannot be converted.
+    """
+    if any(o.domain == DOMAIN for o in model.opset_import):
+        raise InvalidArgument(f"{source} is compressed already; `tansor decompress` undoes it")
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if opset < MIN_OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, 13)
+        except Exception as error:  # the converter raises whatever its C++ side throws
+            raise ExportError(f"{source}: opset {opset} cannot be converted ({first_line(error)})") from None
+    model.ir_version = max(model.ir_version, 8)  # 8 brought functions
+    return model
+
+
+def reason_to_skip(constant: Constant, options: Options) -> str | None:
+    """Why a constant of a graph is copied as it is, None if it is not."""
+    if reason := reason_to_copy(constant.name, constant.array, options):
+        return reason
+    if not constant.is_float:
+        return None
+    if constant.other_readers:
+        return f"read by {', '.join(sorted(set(constant.other_readers)))}, where its role is not known"
+    if not constant.readers:
+        return "nothing reads it"
+    if constant.input_axis is None:
+        return "its readers disagree on its input channels"
+    return None
+
+
+def compress_constant(
+    constant: Constant, statistics: ActivationStatistics | None, options: Options
+) -> tuple[StoredTensor, Tensor]:
+    """Compress one tensor of a graph."""
+    if not constant.is_float:
+        return compress_integers(constant.name, constant.array, options)
+    name, array = constant.name, constant.array
+    settings, input_axis, row_axis = options.recipe.weights, constant.input_axis, constant.row_axis
+    assert settings is not None, "the lossless recipe skips floats"
+    assert input_axis is not None, "tensors without input channels are skipped"
+    if row_axis is not None:
+        if statistics is not None:
+            statistics = for_rows(statistics, array.shape, input_axis, row_axis)
+        return compress_weight(name, array, settings.kernel, statistics, input_axis, row_axis, options)
+    is_table = any(r.op_type == "Gather" for r in constant.readers)
+    return compress_weight(
+        name, array, settings.table if is_table else settings.layer, statistics, input_axis, None, options
+    )
+
+
+def for_rows(
+    statistics: ActivationStatistics, shape: tuple[int, ...], input_axis: int, row_axis: int
+) -> ActivationStatistics:
+    """Statistics of input channels, repeated for every weight of a row that meets the channel."""
+
+    def spread(vector: Array) -> Array:
+        return to_rows(np.broadcast_to(along_axis(vector, len(shape), input_axis), shape), row_axis)[0]
+
+    return ActivationStatistics(spread(statistics.maximum), spread(statistics.mean_square), spread(statistics.variance))
+
+
+def check_model(model: onnx.ModelProto) -> None:
+    """Let onnx's checker see the result; it cannot take models above 2 GB in memory."""
+    if model.ByteSize() >= 1 << 31:
+        return
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the compressed model is invalid: {first_line(error)}") from None

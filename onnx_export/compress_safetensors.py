@@ -1,0 +1,69 @@
+"""Compressing a safetensors file: there is no graph, so nothing is known of the activations."""
+
+from pathlib import Path
+
+from codec.container import KEY, read_container, write_container
+from codec.frame import write_frame
+from codec.tensor import INTEGERS, StoredTensor
+from onnx_export.files import read_bytes, write_whole
+from onnx_export.parallel import in_parallel
+from onnx_export.progress import Progress
+from onnx_export.tensors import (
+    WOULD_NOT_SHRINK,
+    Array,
+    Lines,
+    Options,
+    Tensor,
+    compress_integers,
+    compress_weight,
+    reason_to_copy,
+    skip,
+    with_container_bytes,
+)
+from refimpl.errors import InvalidArgument
+
+TABLE_NAMES = ("embed", "wte", "wpe")  # without a graph, only a name tells a table from a layer
+
+
+def compress_safetensors(source: Path, output: Path, options: Options, tell: Progress, *, force: bool) -> Lines:
+    """Compress a safetensors file."""
+    tensors, metadata = read_container(read_bytes(source))
+    if any(isinstance(t, StoredTensor) for t in tensors.values()):
+        raise InvalidArgument(f"{source} is compressed already; `tansor decompress` undoes it")
+    arrays = {name: t for name, t in tensors.items() if not isinstance(t, StoredTensor)}
+    reasons = {name: reason_to_copy(name, array, options) for name, array in arrays.items()}
+    skipped = [skip(name, arrays[name], reason) for name, reason in reasons.items() if reason]
+
+    def one(name: str) -> tuple[str, StoredTensor, Tensor]:
+        array = arrays[name]
+        if array.dtype.name in INTEGERS:
+            stored, line = compress_integers(name, array, options)
+        else:
+            stored, line = compress_named(name, array, options)
+        size = len(write_frame(stored.frame)) + stored.zero_point.nbytes
+        return name, stored, with_container_bytes(line, size + (0 if stored.scale is None else stored.scale.nbytes))
+
+    lines: list[Tensor] = []
+    result: dict[str, Array | StoredTensor] = dict(arrays)
+    names = [name for name, reason in reasons.items() if not reason]
+    for name, stored, line in in_parallel(one, names, options.jobs, tell):
+        if line.stored_bytes < line.original_bytes:
+            result[name] = stored
+            lines.append(line)
+        else:
+            skipped.append(skip(name, arrays[name], WOULD_NOT_SHRINK))
+    data = write_container(result, {k: v for k, v in metadata.items() if k != KEY})
+    tell("write", 0, 1)
+    write_whole(output, lambda part: part.write_bytes(data), force=force)
+    tell("write", 1, 1)
+    return lines, skipped, []
+
+
+def compress_named(name: str, array: Array, options: Options) -> tuple[StoredTensor, Tensor]:
+    """Compress a weight that nothing but its name and rank is known of."""
+    settings = options.recipe.weights
+    assert settings is not None, "the lossless recipe skips floats"
+    if array.ndim > 2:
+        return compress_weight(name, array, settings.kernel, None, 1, 0, options)
+    is_table = any(part in name for part in TABLE_NAMES)
+    return compress_weight(name, array, settings.table if is_table else settings.layer, None, 1, None, options)
