@@ -50,20 +50,29 @@ def write_container(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
     plain: dict[str, npt.NDArray[Any]] = {}
     described: dict[str, dict[str, object]] = {}
     for name, tensor in tensors.items():
-        parts: dict[str, npt.NDArray[Any]] = {}
         if isinstance(tensor, StoredTensor):
             if clash := {f"{name}.scale", f"{name}.zero_point"} & tensors.keys():
                 raise InvalidArgument(f"tensor name {min(clash)!r} is needed for a part of {name!r}")
             described[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape)}
-            parts[name] = np.frombuffer(write_frame(tensor.frame), np.uint8)
-            parts[f"{name}.zero_point"] = tensor.zero_point
-            if tensor.scale is not None:
-                parts[f"{name}.scale"] = tensor.scale
+            parts = parts_of(name, tensor)
         else:
-            parts[name] = tensor
+            parts = {name: tensor}
         plain |= {part: np.asarray(array, order="C") for part, array in parts.items()}  # save() reads raw memory
-    index = json.dumps({"tensors": described, "version": VERSION}, sort_keys=True, separators=(",", ":"))
-    return with_sorted_header(save(plain, {**metadata, KEY: index}))
+    entries = dict(metadata)
+    if described:  # without a compressed tensor it is a plain safetensors file
+        entries[KEY] = json.dumps({"tensors": described, "version": VERSION}, sort_keys=True, separators=(",", ":"))
+    return with_sorted_header(save(plain, entries or None))
+
+
+def parts_of(name: str, tensor: StoredTensor) -> dict[str, npt.NDArray[Any]]:
+    """The plain tensors that a compressed one becomes."""
+    parts = {name: np.frombuffer(write_frame(tensor.frame), np.uint8), f"{name}.zero_point": tensor.zero_point}
+    return parts if tensor.scale is None else {**parts, f"{name}.scale": tensor.scale}
+
+
+def stored_bytes(tensor: StoredTensor) -> int:
+    """Bytes of all parts of a compressed tensor in a container."""
+    return sum(part.nbytes for part in parts_of("", tensor).values())
 
 
 def with_sorted_header(data: bytes) -> bytes:

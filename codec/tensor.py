@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from codec.frame import Frame, decode_frame, make_frame
 from codec.kernels import NUMBA
-from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded
+from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, StreamError
 from refimpl.metrics import entropy_of_counts
 from refimpl.symbols import to_symbols
 from refimpl.tans.stream import Kernels
@@ -118,10 +118,9 @@ def load(stored: StoredTensor, *, kernels: Kernels = NUMBA) -> npt.NDArray[Any]:
     StreamError
         The frame cannot be decoded or does not fit the shape.
     """
-    symbols = load_symbols(stored, kernels=kernels)
     try:
-        return decode_values(stored, symbols)
-    except Corrupt:
+        return decode_values(stored, load_symbols(stored, kernels=kernels))
+    except StreamError:
         raise
     except (MemoryError, ValueError):  # NumPy's words for more bytes than there are, or than there can be
         raise LimitExceeded(f"{math.prod(stored.shape)} elements do not fit in memory") from None

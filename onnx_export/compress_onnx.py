@@ -23,13 +23,14 @@ from onnx_export.probe import (
     WORTHWHILE,
     model_outputs,
     output_sqnr,
-    raise_targets,
     with_weights,
 )
 from onnx_export.progress import Progress
+from onnx_export.recipes import raise_targets
 from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
 from onnx_export.runtime import open_session
 from onnx_export.tensors import (
+    NOT_CALIBRATED,
     WOULD_NOT_SHRINK,
     Array,
     Lines,
@@ -39,6 +40,7 @@ from onnx_export.tensors import (
     compress_weight,
     reason_to_copy,
     skip,
+    uncalibrated,
     with_container_bytes,
 )
 from onnx_export.ties import Tie, find_ties
@@ -61,9 +63,10 @@ def compress_onnx(
     floats = [c for c in unique if c.is_float]
     notes: list[str] = []
     if calibration is None:
-        results = compress_constants(unique, {}, options, tell)
         if floats:
-            notes.append("no calibration data: all input channels count as equally important")
+            options = uncalibrated(options)
+            notes.append(NOT_CALIBRATED)
+        results = compress_constants(unique, {}, options, tell)
     else:
         results = calibrated(model, unique, ties, calibration, options, notes, tell)
     calls = {name: call for name, (_, call, _) in results.items() if call is not None}
@@ -125,8 +128,7 @@ def calibrated(
     }
     statistics = collect_statistics(model, watched, checked, lambda done, count: tell("calibrate", done, count))
     results = compress_constants(constants, statistics, options, tell)
-    weights = options.recipe.weights
-    if weights is None or not floats:
+    if options.recipe.weights is None or not floats:
         return results
     before = model_outputs(model, feeds)
 
@@ -138,8 +140,8 @@ def calibrated(
     sqnr, raised = measure(results), 0.0
     while sqnr is not None and sqnr < OUTPUT_SQNR_DB - TOLERANCE_DB:
         missing = OUTPUT_SQNR_DB - sqnr
-        finer = replace(options.recipe, weights=raise_targets(weights, raised + missing))
-        again = compress_constants(constants, statistics, replace(options, recipe=finer), tell)
+        finer = replace(options, recipe=raise_targets(options.recipe, raised + missing))
+        again = compress_constants(constants, statistics, finer, tell)
         gained = (measure(again) or sqnr) - sqnr
         if gained < WORTHWHILE * missing:  # pruning or 8 bits limit the outputs, not the targets
             break

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from codec.container import KEY, read_container, write_container
-from codec.frame import write_frame
+from codec.container import KEY, read_container, stored_bytes, write_container
 from codec.tensor import INTEGERS, StoredTensor
 from onnx_export.files import read_bytes, write_whole
 from onnx_export.parallel import in_parallel
 from onnx_export.progress import Progress
 from onnx_export.tensors import (
+    NOT_CALIBRATED,
     WOULD_NOT_SHRINK,
     Array,
     Lines,
@@ -18,6 +18,7 @@ from onnx_export.tensors import (
     compress_weight,
     reason_to_copy,
     skip,
+    uncalibrated,
     with_container_bytes,
 )
 from refimpl.errors import InvalidArgument
@@ -40,9 +41,9 @@ def compress_safetensors(source: Path, output: Path, options: Options, tell: Pro
             stored, line = compress_integers(name, array, options)
         else:
             stored, line = compress_named(name, array, options)
-        size = len(write_frame(stored.frame)) + stored.zero_point.nbytes
-        return name, stored, with_container_bytes(line, size + (0 if stored.scale is None else stored.scale.nbytes))
+        return name, stored, with_container_bytes(line, stored_bytes(stored))
 
+    options, notes = (options, []) if options.recipe.weights is None else (uncalibrated(options), [NOT_CALIBRATED])
     lines: list[Tensor] = []
     result: dict[str, Array | StoredTensor] = dict(arrays)
     names = [name for name, reason in reasons.items() if not reason]
@@ -56,7 +57,7 @@ def compress_safetensors(source: Path, output: Path, options: Options, tell: Pro
     tell("write", 0, 1)
     write_whole(output, lambda part: part.write_bytes(data), force=force)
     tell("write", 1, 1)
-    return lines, skipped, []
+    return lines, skipped, notes
 
 
 def compress_named(name: str, array: Array, options: Options) -> tuple[StoredTensor, Tensor]:

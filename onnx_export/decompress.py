@@ -9,10 +9,10 @@ from onnx import numpy_helper
 from codec.container import read_container, write_container
 from codec.tensor import StoredTensor, load
 from onnx_export.calls import read_calls
-from onnx_export.files import check_output, kind_of, read_bytes, read_model, write_model, write_whole
+from onnx_export.files import check_output, kind_of, naming, read_bytes, read_model, write_model, write_whole
 from onnx_export.progress import Progress, silent
 from onnx_export.rewrite import replace_by_constants
-from refimpl.errors import InvalidArgument, StreamError
+from refimpl.errors import InvalidArgument
 
 
 def decompress(
@@ -45,7 +45,7 @@ def decompress(
         raise InvalidArgument(f"{source} and {output} must both be .onnx or both .safetensors")
     check_output(output, force=force)
     tell = progress or silent
-    try:
+    with naming(source):
         if kind_of(source) == ".onnx":
             model = read_model(source)
             decompress_model(model, tell)
@@ -55,8 +55,6 @@ def decompress(
             plain = {n: load(t) if isinstance(t, StoredTensor) else t for n, t in tensors.items()}
             data = write_container(plain, metadata)
             write_whole(output, lambda part: part.write_bytes(data), force=force)
-    except StreamError as error:
-        raise type(error)(f"{source}: {error}") if str(source) not in str(error) else error from None
 
 
 def decompress_model(model: onnx.ModelProto, tell: Progress = silent) -> onnx.ModelProto:
@@ -70,10 +68,8 @@ def decompress_model(model: onnx.ModelProto, tell: Progress = silent) -> onnx.Mo
     calls = list(read_calls(model))
     tensors = []
     for done, (name, stored, _) in enumerate(calls):
-        try:
+        with naming(name):
             tensors.append(numpy_helper.from_array(load(stored), name))
-        except StreamError as error:
-            raise type(error)(f"{name}: {error}") from None
         tell("decompress", done + 1, len(calls))
     replace_by_constants(model, tensors)
     return model

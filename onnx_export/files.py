@@ -3,13 +3,14 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
-from refimpl.errors import Corrupt, ExportError, InvalidArgument, Truncated
+from refimpl.errors import Corrupt, ExportError, InvalidArgument, StreamError, Truncated
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)  # bytes; larger models keep their tensors in a second file
 KINDS = (".onnx", ".safetensors")
@@ -159,6 +160,23 @@ def check_output(path: Path, *, force: bool) -> None:
 def corrupt(path: Path, error: Exception) -> Corrupt:
     """A decoding error that names the file."""
     return Corrupt(f"{path}: {first_line(error)}")
+
+
+@contextmanager
+def naming(what: object) -> Iterator[None]:
+    """Put a name before the message of decoding errors: that of a tensor, then that of its file.
+
+    Examples
+    --------
+    >>> with naming("model.onnx"), naming("weight"):
+    ...     raise Truncated("3 bytes missing")
+    Traceback (most recent call last):
+    refimpl.errors.Truncated: model.onnx: weight: 3 bytes missing
+    """
+    try:
+        yield
+    except StreamError as error:
+        raise error if str(error).startswith(str(what)) else type(error)(f"{what}: {error}") from None
 
 
 def first_line(error: Exception) -> str:

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from codec.container import read_container
-from codec.frame import write_frame
 from codec.tensor import StoredTensor
 from onnx_export.calls import read_calls
-from onnx_export.files import kind_of, read_bytes, read_model
+from onnx_export.files import kind_of, naming, read_bytes, read_model
 from onnx_export.rewrite import METADATA_KEY
 from onnx_export.summary import file_bytes
 
@@ -39,18 +38,21 @@ def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
     source = Path(source)
     tensors: list[dict[str, Any]] = []
     made_by: dict[str, str] = {}
-    if kind_of(source) == ".onnx":
-        model = read_model(source)
-        for name, stored, call in read_calls(model):
-            tensors.append(header_line(name, stored, call.stored_bytes))
-        for entry in model.metadata_props:
-            if entry.key == METADATA_KEY:
-                made_by = json.loads(entry.value)
-    else:
-        for name, tensor in read_container(read_bytes(source))[0].items():
-            if isinstance(tensor, StoredTensor):
-                size = len(write_frame(tensor.frame)) + tensor.zero_point.nbytes
-                tensors.append(header_line(name, tensor, size + (0 if tensor.scale is None else tensor.scale.nbytes)))
+    with naming(source):
+        if kind_of(source) == ".onnx":
+            model = read_model(source)
+            for name, stored, call in read_calls(model):
+                tensors.append(header_line(name, stored, call.stored_bytes))
+            for entry in model.metadata_props:
+                if entry.key == METADATA_KEY:
+                    made_by = json.loads(entry.value)
+        else:
+            for name, tensor in read_container(read_bytes(source))[0].items():
+                if isinstance(tensor, StoredTensor):
+                    size = len(write_frame(tensor.frame)) + tensor.zero_point.nbytes
+                    tensors.append(
+                        header_line(name, tensor, size + (0 if tensor.scale is None else tensor.scale.nbytes))
+                    )
     return {
         "path": str(source),
         "bytes": file_bytes(source),
@@ -60,7 +62,7 @@ def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def header_line(name: str, stored: StoredTensor, stored_bytes: int) -> dict[str, Any]:
+def header_line(name: str, stored: StoredTensor, size: int) -> dict[str, Any]:
     """One tensor's headers as a JSON object."""
     block = stored.frame.block
     stream = block.stream
@@ -72,7 +74,7 @@ def header_line(name: str, stored: StoredTensor, stored_bytes: int) -> dict[str,
         "elements": block.symbol_count,
         "table_log": None if stream is None else int(stream.counts.sum()).bit_length() - 1,
         "lane_count": None if stream is None else stream.lane_count,
-        "stored_bytes": stored_bytes,
-        "side_bytes": int(stored_bytes - stored.payload_bytes),
-        "bits_per_weight": 8 * stored_bytes / max(block.symbol_count, 1),
+        "stored_bytes": size,
+        "side_bytes": int(size - stored.payload_bytes),
+        "bits_per_weight": 8 * size / max(block.symbol_count, 1),
     }

@@ -5,7 +5,6 @@ model to model: the probe measures it, on calibration samples, and the targets f
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,10 @@ import onnx
 from onnx import numpy_helper
 
 from codec.tensor import StoredTensor, load
-from onnx_export.recipes import WeightSettings
 from onnx_export.rewrite import remove
 from onnx_export.runtime import open_session, run
 from onnx_export.ties import Tie
 from refimpl.metrics import sqnr_db
-from refimpl.pipeline import LayerSettings
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 OUTPUT_SQNR_DB = 24.0  # what the outputs should keep
@@ -69,21 +66,3 @@ def with_weights(
         numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in decoded.items()
     )
     return copy
-
-
-def raise_targets(settings: WeightSettings, decibels: float) -> WeightSettings:
-    """Settings with every target raised.
-
-    Examples
-    --------
-    >>> from onnx_export.recipes import DOUBLE
-    >>> raise_targets(DOUBLE, 3.0).layer.target_sqnr_db
-    25.0
-    """
-
-    def finer(layer: LayerSettings) -> LayerSettings:
-        if layer.target_sqnr_db is None:
-            return layer
-        return replace(layer, target_sqnr_db=layer.target_sqnr_db + decibels)
-
-    return WeightSettings(finer(settings.layer), finer(settings.table), finer(settings.kernel))

@@ -31,6 +31,7 @@ class Recipe:
     weights: WeightSettings | None
 
 
+UNCALIBRATED_RAISE_DB = 6.0  # one bit more where nothing is known of the activations
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DOUBLE = WeightSettings(
     layer=LayerSettings(exponents=EXPONENTS, target_sqnr_db=22.0, sparsity=0.1),
@@ -68,3 +69,23 @@ def recipe(name: str, sparsity: float | None = None) -> Recipe:
         kernel=replace(chosen.weights.kernel, sparsity=sparsity),
     )
     return replace(chosen, weights=weights)
+
+
+def raise_targets(chosen: Recipe, decibels: float) -> Recipe:
+    """A recipe with every target raised.
+
+    Examples
+    --------
+    >>> raise_targets(recipe("double"), 3.0).weights.layer.target_sqnr_db
+    25.0
+    """
+
+    def finer(layer: LayerSettings) -> LayerSettings:
+        if layer.target_sqnr_db is None:
+            return layer
+        return replace(layer, target_sqnr_db=layer.target_sqnr_db + decibels)
+
+    weights = chosen.weights
+    if weights is None:
+        return chosen
+    return replace(chosen, weights=WeightSettings(finer(weights.layer), finer(weights.table), finer(weights.kernel)))

@@ -12,11 +12,11 @@ from typing import Any
 import numpy.typing as npt
 
 from onnx_export.decompress import decompress_model
-from onnx_export.files import read_model
+from onnx_export.files import naming, read_model
 from onnx_export.functions import DOMAIN
 from onnx_export.runtime import ELEMENT_TYPES, open_session
 from onnx_export.runtime import run as run_session
-from refimpl.errors import InvalidArgument, StreamError
+from refimpl.errors import InvalidArgument
 
 MODES = ("resident", "streaming")
 
@@ -46,10 +46,8 @@ def load_session(path: str | os.PathLike[str], mode: str = "resident", device: s
     model = read_model(path)
     if mode == "streaming" or all(o.domain != DOMAIN for o in model.opset_import):
         return open_session(str(path), device)
-    try:
+    with naming(path):
         decompress_model(model)
-    except StreamError as error:
-        raise type(error)(f"{path}: {error}") from None
     return open_session(model, device)
 
 

@@ -9,13 +9,14 @@ import numpy.typing as npt
 
 from codec.kernels import histogram
 from codec.tensor import FLOATS, INTEGERS, StoredTensor, store_integers, store_weight
-from onnx_export.recipes import Recipe
+from onnx_export.recipes import UNCALIBRATED_RAISE_DB, Recipe, raise_targets
 from onnx_export.weights import MIN_ELEMENTS, along_axis, from_matrix, from_rows, to_matrix, to_rows
 from refimpl.errors import InvalidArgument
 from refimpl.metrics import entropy_of_counts, sqnr_db
 from refimpl.pipeline import ActivationStatistics, LayerSettings, quantize_layer
 
 Array = npt.NDArray[Any]
+NOT_CALIBRATED = "no calibration data: all input channels count as equally important, scales are finer to be safe"
 WOULD_NOT_SHRINK = "coding would not shrink it"
 
 
@@ -176,6 +177,11 @@ def reason_to_copy(name: str, array: Array, options: Options) -> str | None:
     if array.ndim < 2:
         return "a vector"
     return None
+
+
+def uncalibrated(options: Options) -> Options:
+    """The options for weights of which no activation is known."""
+    return replace(options, recipe=raise_targets(options.recipe, UNCALIBRATED_RAISE_DB))
 
 
 def with_container_bytes(line: Tensor, stored_bytes: int) -> Tensor:

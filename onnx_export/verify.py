@@ -11,10 +11,10 @@ from onnx import numpy_helper
 from codec.container import read_container
 from codec.tensor import StoredTensor, load
 from onnx_export.calls import read_calls
-from onnx_export.files import kind_of, read_bytes, read_model
+from onnx_export.files import kind_of, naming, read_bytes, read_model
 from onnx_export.progress import Progress, silent
 from onnx_export.weights import constant_tensors
-from refimpl.errors import ExportError, InvalidArgument, StreamError
+from refimpl.errors import ExportError, InvalidArgument
 from refimpl.metrics import sqnr_db
 
 Array = npt.NDArray[Any]
@@ -54,19 +54,15 @@ def verify(
     """
     source = Path(source)
     tell = progress or silent
-    try:
+    with naming(source):
         stored = stored_tensors(source)
-    except StreamError as error:
-        raise type(error)(f"{source}: {error}") if str(source) not in str(error) else error from None
     if not stored:
         raise InvalidArgument(f"{source} holds nothing that tansor compressed")
     originals = None if against is None else plain_tensors(Path(against))
     lines = []
     for done, (name, tensor) in enumerate(stored.items()):
-        try:
+        with naming(source), naming(name):
             decoded = load(tensor)
-        except StreamError as error:
-            raise type(error)(f"{source}: {name}: {error}") from None
         line: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "elements": decoded.size}
         if originals is not None:
             line |= compare(name, decoded, originals)

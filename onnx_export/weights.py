@@ -19,7 +19,7 @@ A Transpose, Cast or Identity in between is looked through. Readers inside If an
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -122,9 +122,12 @@ def readers_by_name(graph: onnx.GraphProto) -> dict[str, tuple[list[Reader], lis
             elif permutation is None:
                 understood.append(reader)
             else:
-                understood.append(
-                    Reader(reader.op_type, permutation[reader.input_axis], reader.activation, reader.activation_axis)
-                )
+                row_axis = None if reader.row_axis is None else permutation[reader.row_axis]
+                understood.append(replace(reader, input_axis=permutation[reader.input_axis], row_axis=row_axis))
+    for output in graph.output:
+        constant, _ = aliases.get(output.name, (output.name, None))
+        if constant in ranks:
+            uses.setdefault(constant, ([], []))[1].append("the model's caller")
     return uses
 
 
