@@ -31,8 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.kernels import NUMBA
-from refimpl.errors import Corrupt, Truncated, UnsupportedVersion
+from refimpl.errors import Corrupt, InvalidArgument, Truncated, UnsupportedVersion
 from refimpl.tans.blocks import MODES, Block, Chunks, decode_block, encode_block, stored_counts
+from refimpl.tans.spread import table_log_of
 from refimpl.tans.stream import Kernels, Stream
 
 MAGIC = b"tANS"
@@ -113,7 +114,15 @@ def make_frame(
     lane_count: int | None = None,
     kernels: Kernels = NUMBA,
 ) -> Frame:
-    """Encode symbols into a block and remember their checksum."""
+    """Encode symbols into a block and remember their checksum.
+
+    Raises
+    ------
+    InvalidArgument
+        The symbols are not uint8, or a parameter is out of range.
+    """
+    if symbols.dtype != np.uint8:
+        raise InvalidArgument(f"symbols are {symbols.dtype}, the coder takes uint8")
     block = encode_block(
         symbols, profile=profile, fraction=fraction, table_log=table_log, lane_count=lane_count, kernels=kernels
     )
@@ -196,6 +205,7 @@ def read_frame(data: bytes) -> Frame:
             raw_count = chunks.raw_count(symbol_count)
             coded_count -= raw_count
         counts = reader.array(f"<u{itemsize}", alphabet).astype(np.int64)
+        check_counts(counts)
         if reader.array("<u1", -alphabet * itemsize % 4).any():
             raise Corrupt("padding behind the normalized counts is not zero")
         words = reader.array("<u4", word_count)
@@ -206,6 +216,20 @@ def read_frame(data: bytes) -> Frame:
     if zlib.crc32(data[FRAME_CRC_AT + 4 :], zlib.crc32(data[:FRAME_CRC_AT])) != crc:
         raise Corrupt("the checksum of the stored bytes is wrong")
     return Frame(Block(MODES[mode], symbol_count, raw, stream, chunks), symbols_crc)
+
+
+def check_counts(counts: npt.NDArray[np.int64]) -> None:
+    """Refuse counts that no table has.
+
+    Raises
+    ------
+    Corrupt
+        They do not sum to a power of two from 2**5 to 2**12.
+    """
+    try:
+        table_log_of(counts)
+    except InvalidArgument as error:
+        raise Corrupt(str(error)) from None
 
 
 class Reader:

@@ -32,8 +32,9 @@ def read_samples(path: Path) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
         It cannot be read, or holds no plain arrays.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        samples = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            samples = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except Exception as error:  # a damaged archive raises whatever zipfile or numpy meets
         raise CalibrationError(f"{path}: not a readable .npy or .npz file ({type(error).__name__})") from None
     if isinstance(samples, dict) and not samples:
@@ -74,15 +75,16 @@ def check_samples(session: Any, samples: npt.NDArray[Any] | Batch) -> dict[str, 
                 raise CalibrationError(
                     f"{given.name}: data of shape {list(array.shape)}, the model wants {given.shape}"
                 )
-        if not len(array):
+        if array.ndim and not len(array):
             raise CalibrationError(f"{given.name}: no samples")
         dtype = ELEMENT_TYPES.get(given.type)
-        if dtype is None or (dtype.kind in "iub") != (array.dtype.kind in "iub"):
+        if dtype is None or array.dtype.kind not in ("iub" if dtype.kind in "iub" else "f"):
             raise CalibrationError(f"{given.name}: data of dtype {array.dtype}, the model wants {given.type}")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        with np.errstate(over="ignore"):
+            checked[given.name] = array.astype(dtype)
+        if dtype.kind == "f" and not np.isfinite(checked[given.name]).all():
             raise CalibrationError(f"{given.name}: the data hold NaN or infinite values")
-        checked[given.name] = array.astype(dtype)
-    if len({len(a) for a in checked.values()}) != 1:
+    if len({len(a) for a in checked.values() if a.ndim}) > 1:
         raise CalibrationError("the inputs have different numbers of samples")
     return checked
 
@@ -95,13 +97,18 @@ def batches(session: Any, samples: Batch) -> Iterable[dict[str, npt.NDArray[Any]
     CalibrationError
         Fewer samples than the model's fixed batch size.
     """
-    count = len(next(iter(samples.values())))
+    count = sample_count(samples)
     fixed = [i.shape[0] for i in session.get_inputs() if i.shape and isinstance(i.shape[0], int) and i.shape[0] > 0]
     size = max(fixed, default=min(BATCH, count))
     if fixed and count < size:
         raise CalibrationError(f"{count} samples, the model's batch size is {size}")
     for first in range(0, count - size + 1 if fixed else count, size):
-        yield {name: array[first : first + size] for name, array in samples.items()}
+        yield {name: array[first : first + size] if array.ndim else array for name, array in samples.items()}
+
+
+def sample_count(samples: Batch) -> int:
+    """Length of the first axes; an input that is a single number is the same for all samples."""
+    return next((len(array) for array in samples.values() if array.ndim), 1)
 
 
 def collect_statistics(
@@ -148,7 +155,7 @@ def collect_statistics(
     todo = list(batches(session, samples))
     for done, feeds in enumerate(todo):
         progress(done, len(todo))
-        size = len(next(iter(feeds.values())))
+        size = sample_count(feeds)
         seen += size
         results = dict(zip(outputs, run(session, outputs, feeds), strict=True))
         for key, (top, mean, square) in names.items():

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from codec.container import read_container
+from codec.container import read_container, stored_bytes
 from codec.tensor import StoredTensor
 from onnx_export.calls import read_calls
 from onnx_export.files import kind_of, naming, read_bytes, read_model
@@ -49,10 +49,7 @@ def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
         else:
             for name, tensor in read_container(read_bytes(source))[0].items():
                 if isinstance(tensor, StoredTensor):
-                    size = len(write_frame(tensor.frame)) + tensor.zero_point.nbytes
-                    tensors.append(
-                        header_line(name, tensor, size + (0 if tensor.scale is None else tensor.scale.nbytes))
-                    )
+                    tensors.append(header_line(name, tensor, stored_bytes(tensor)))
     return {
         "path": str(source),
         "bytes": file_bytes(source),

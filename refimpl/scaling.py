@@ -64,6 +64,11 @@ def max_scale(activation_max: npt.NDArray[np.floating], exponent: float) -> npt.
 def scale_channels(weight: npt.NDArray[np.float32], channel_scale: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """W' = W s.
 
+    Raises
+    ------
+    InvalidArgument
+        A product is beyond float32.
+
     Parameters
     ----------
     weight : float32, shape (out, in)
@@ -74,7 +79,11 @@ def scale_channels(weight: npt.NDArray[np.float32], channel_scale: npt.NDArray[n
     >>> scale_channels(np.ones((1, 2), np.float32), np.array([2, 4], np.float32))
     array([[2., 4.]], dtype=float32)
     """
-    return weight * channel_scale
+    with np.errstate(over="ignore"):
+        scaled = weight * channel_scale
+    if not np.isfinite(scaled).all():
+        raise InvalidArgument("the scaled weight is beyond float32")
+    return scaled
 
 
 def unscale_activations(
