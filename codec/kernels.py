@@ -3,7 +3,6 @@
 Lanes are independent, so a processor overlaps their table look-ups by itself if it meets many
 lanes in a row: the inner loop runs over a tile of lanes, the outer one over groups of four steps.
 Four steps read at most 48 bits, which one unaligned 64-bit load provides.
-Overview of how the machine code behaves: docs/codec.md.
 """
 
 from typing import Any
@@ -19,7 +18,7 @@ from refimpl.tans.lanes import lane_length
 from refimpl.tans.stream import Kernels
 from refimpl.tans.tables import DecodeTable, EncodeTable
 
-TILE = 32  # lanes in the inner loop: their states, windows and output rows stay in the L1 cache
+TILE = 64  # lanes in the inner loop: their states, windows and output rows stay in the L1 cache
 
 
 def histogram(symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -72,23 +71,25 @@ def decode_lanes(
     steps = lane_length(symbol_count, lane_count)
     padded = np.zeros(len(words) + 2, np.uint32)  # room for one load behind the last word
     padded[: len(words)] = words
-    rows = np.empty((steps // 4, lane_count), np.uint32)  # four symbols each
+    symbols = np.empty(steps * lane_count, np.uint8)
     position = first_bit + np.cumsum(bit_lengths) - bit_lengths
     bad = decode_rows(
-        padded.view(np.uint8), 4 * len(words), position, bit_lengths, start_states, pack_table(table), rows
+        padded.view(np.uint8), 4 * len(words), position, bit_lengths, start_states, pack_table(table), symbols
     )
     if bad >= 0:
         raise Corrupt(f"lane {bad} does not use exactly its bits")
-    result: npt.NDArray[np.uint8] = rows.view(np.uint8).reshape(-1)[:symbol_count]
-    return result
+    return symbols[:symbol_count]
 
 
 NUMBA = Kernels(histogram, encode_lanes, decode_lanes)
 
 
 def pack_table(table: DecodeTable) -> npt.NDArray[np.uint32]:
-    """One 32-bit word per state: symbol in bits 0-7, bit count in 8-15, base in 16-31."""
-    packed = table.symbol | table.bit_count.astype(np.uint32) << np.uint32(8)
+    """One 32-bit word per state: bit count in bits 0-7, symbol in 8-15, base in 16-31.
+
+    A shift takes its count from the lowest bits of a register, so the bit count lies there.
+    """
+    packed = table.bit_count | table.symbol.astype(np.uint32) << np.uint32(8)
     return packed | table.base.astype(np.uint32) << np.uint32(16)
 
 
@@ -124,63 +125,63 @@ def count_symbols(symbols: Any) -> Any:
 
 @njit(nogil=True)
 def decode_rows(
-    data: Any, byte_count: Any, position: Any, bit_lengths: Any, start_states: Any, table: Any, rows: Any
+    data: Any, byte_count: Any, position: Any, bit_lengths: Any, start_states: Any, table: Any, symbols: Any
 ) -> Any:
-    """Fill rows (groups, lanes); return -1 or the first lane that does not use exactly its bits."""
-    groups, lanes = rows.shape
-    mask = np.uint64(len(table) - 1)  # states are below the table size by construction; this keeps it so
-    byte, low4 = np.uint64(255), np.uint64(15)
-    state = np.empty(TILE, np.uint64)
+    """Fill symbols (groups of 4 * lanes); return -1 or the first lane that does not use exactly its bits."""
+    lanes = len(start_states)
+    groups = len(symbols) // (4 * lanes)
+    one, three, eight, sixteen = np.uint64(1), np.uint64(3), np.uint64(8), np.uint64(16)
+    low6 = np.uint64(63)  # bit counts are below 16; this mask costs nothing, a shift has it built in
+    mask = np.uint64(len(table) - 1)
+    state = np.empty(TILE, np.uint64)  # below the table size by construction
     at = np.empty(TILE, np.uint64)
     limit = np.uint64(byte_count)
     for first in range(0, lanes, TILE):
         count = min(TILE, lanes - first)
         for k in range(count):
-            state[k] = start_states[first + k] & mask
+            state[k] = np.uint64(start_states[first + k]) & mask
             at[k] = position[first + k]
         for g in range(groups - 1):
+            out = np.uint64(4 * (g * lanes + first))
             for k in range(count):
                 p = at[k]
-                window = read64(data, np.int64(min(p >> np.uint64(3), limit))) >> (p & np.uint64(7))
-                s = state[k]
-                e = np.uint64(table[s])
-                out = e & byte
-                b = (e >> np.uint64(8)) & low4
+                window = read64(data, np.int64(min(p >> three, limit))) >> (p & np.uint64(7))
+                e = np.uint64(table[state[k]])
+                symbols[out] = np.uint8(e >> eight)
+                b = e & low6
                 p += b
-                s = (e >> np.uint64(16)) + (window & ((np.uint64(1) << b) - np.uint64(1)))
+                s = (e >> sixteen) + (window & ((one << b) - one))
                 window >>= b
                 e = np.uint64(table[s])
-                out |= (e & byte) << np.uint64(8)
-                b = (e >> np.uint64(8)) & low4
+                symbols[out + one] = np.uint8(e >> eight)
+                b = e & low6
                 p += b
-                s = (e >> np.uint64(16)) + (window & ((np.uint64(1) << b) - np.uint64(1)))
+                s = (e >> sixteen) + (window & ((one << b) - one))
                 window >>= b
                 e = np.uint64(table[s])
-                out |= (e & byte) << np.uint64(16)
-                b = (e >> np.uint64(8)) & low4
+                symbols[out + np.uint64(2)] = np.uint8(e >> eight)
+                b = e & low6
                 p += b
-                s = (e >> np.uint64(16)) + (window & ((np.uint64(1) << b) - np.uint64(1)))
+                s = (e >> sixteen) + (window & ((one << b) - one))
                 window >>= b
                 e = np.uint64(table[s])
-                out |= (e & byte) << np.uint64(24)
-                b = (e >> np.uint64(8)) & low4
-                state[k] = (e >> np.uint64(16)) + (window & ((np.uint64(1) << b) - np.uint64(1)))
+                symbols[out + three] = np.uint8(e >> eight)
+                b = e & low6
+                state[k] = (e >> sixteen) + (window & ((one << b) - one))
                 at[k] = p + b
-                rows[g, first + k] = np.uint32(out)
+                out += np.uint64(4)
         for k in range(count):  # the last group: its fourth symbol reads no bits
             p = at[k]
-            window = read64(data, np.int64(min(p >> np.uint64(3), limit))) >> (p & np.uint64(7))
+            window = read64(data, np.int64(min(p >> three, limit))) >> (p & np.uint64(7))
             s = state[k]
-            out = np.uint64(0)
             for j in range(4):
                 e = np.uint64(table[s])
-                out |= (e & byte) << np.uint64(8 * j)
+                symbols[4 * ((groups - 1) * lanes + first + k) + j] = np.uint8(e >> eight)
                 if j < 3:
-                    b = (e >> np.uint64(8)) & low4
+                    b = e & low6
                     p += b
-                    s = (e >> np.uint64(16)) + (window & ((np.uint64(1) << b) - np.uint64(1)))
+                    s = (e >> sixteen) + (window & ((one << b) - one))
                     window >>= b
-            rows[groups - 1, first + k] = np.uint32(out)
             if np.int64(p) != position[first + k] + bit_lengths[first + k]:
                 return first + k
     return -1

@@ -104,11 +104,11 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--baseline", type=Path, metavar="ORIGINAL", help="evaluate this model beside it")
     evaluate.set_defaults(command=run_evaluate)
 
-    for command in (run, evaluate):
+    for command, mode in ((run, "streaming"), (evaluate, "resident")):
         command.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
         command.add_argument(
-            "--mode", default="resident", choices=["streaming", "resident"],
-            help="decode weights at each use, or once while loading (default)",
+            "--mode", default=mode, choices=["streaming", "resident"],
+            help=f"decode weights at each use, or once while loading (default: {mode})",
         )  # fmt: skip
     for command in (compress, decompress, run):
         command.add_argument("--force", action="store_true", help="replace an existing output")

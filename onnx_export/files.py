@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
 from refimpl.errors import Corrupt, ExportError, InvalidArgument, StreamError, Truncated
 
@@ -43,6 +44,8 @@ def read_model(path: Path, *, external_data: bool = True) -> onnx.ModelProto:
         Not there, or not an ONNX model.
     Truncated
         It begins like one and does not parse to the end.
+    Corrupt
+        A name in it is not text.
     """
     data = read_bytes(path)
     model = onnx.ModelProto()
@@ -55,12 +58,45 @@ def read_model(path: Path, *, external_data: bool = True) -> onnx.ModelProto:
         raise ExportError(f"{path}: not an ONNX model") from None
     if not model.ir_version or not model.opset_import or not model.graph.node:
         raise ExportError(f"{path}: not an ONNX model")
+    if any(isinstance(text, bytes) for message in submessages(model) for text in texts(message)):
+        raise Corrupt(f"{path}: damaged ONNX model: a name is not UTF-8")
     if external_data:
         try:
             onnx.load_external_data_for_model(model, str(path.parent))
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             raise ExportError(f"{path}: the external tensors cannot be read: {first_line(error)}") from None
     return model
+
+
+def submessages(message: Message) -> Iterator[Message]:
+    """A protobuf message and all messages inside it."""
+    yield message
+    for field in message.DESCRIPTOR.fields:
+        if field.message_type is not None:
+            value = getattr(message, field.name)
+            if not isinstance(value, Message):
+                for item in value:
+                    yield from submessages(item)
+            elif message.HasField(field.name):
+                yield from submessages(value)
+
+
+def texts(message: Message) -> Iterator[str | bytes]:
+    """The strings of a message; protobuf gives one that is not UTF-8 as bytes."""
+    for field in message.DESCRIPTOR.fields:
+        if field.type == FieldDescriptor.TYPE_STRING:
+            value = getattr(message, field.name)
+            yield from [value] if isinstance(value, str | bytes) else value
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a model file, the files of its external tensors included."""
+    beside: set[str] = set()
+    if path.suffix == ".onnx":
+        model = onnx.ModelProto.FromString(path.read_bytes())
+        tensors = [m for m in submessages(model) if isinstance(m, onnx.TensorProto)]
+        beside = {e.value for t in tensors for e in t.external_data if e.key == "location"}
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in beside)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -176,7 +212,7 @@ def naming(what: object) -> Iterator[None]:
     try:
         yield
     except StreamError as error:
-        raise error if str(error).startswith(str(what)) else type(error)(f"{what}: {error}") from None
+        raise error if str(error).startswith(f"{what}: ") else type(error)(f"{what}: {error}") from None
 
 
 def first_line(error: Exception) -> str:

@@ -5,12 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from codec.container import read_container, stored_bytes
 from codec.tensor import StoredTensor
 from onnx_export.calls import read_calls
-from onnx_export.files import kind_of, naming, read_bytes, read_model
+from onnx_export.files import file_bytes, kind_of, naming, read_bytes, read_model
 from onnx_export.rewrite import METADATA_KEY
-from onnx_export.summary import file_bytes
 
 
 def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
@@ -43,9 +44,7 @@ def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
             model = read_model(source)
             for name, stored, call in read_calls(model):
                 tensors.append(header_line(name, stored, call.stored_bytes))
-            for entry in model.metadata_props:
-                if entry.key == METADATA_KEY:
-                    made_by = json.loads(entry.value)
+            made_by = read_metadata(model)
         else:
             for name, tensor in read_container(read_bytes(source))[0].items():
                 if isinstance(tensor, StoredTensor):
@@ -57,6 +56,16 @@ def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
         "made_by": made_by,
         "tensors": tensors,
     }
+
+
+def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """What the file says of its making: nothing if that cannot be read, nothing else depends on it."""
+    value = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), "{}")
+    try:
+        made_by = dict(json.loads(value))
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return {str(k): str(v) for k, v in made_by.items()}
 
 
 def header_line(name: str, stored: StoredTensor, size: int) -> dict[str, Any]:

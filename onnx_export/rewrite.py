@@ -32,6 +32,7 @@ def replace_by_calls(
     graph = model.graph
     gone = calls.keys() | ties.keys()
     remove(graph, gone)
+    find_free_names(calls.values(), names_in(graph) | gone)
     views = [
         helper.make_node("Transpose" if tie.transposed else "Identity", [tie.source], [name], name=f"{name}.tied")
         for name, tie in ties.items()
@@ -50,6 +51,27 @@ def replace_by_calls(
         opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         model.functions.extend(functions({call.node.op_type for call in calls.values()}, opset))
         model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+
+
+def names_in(graph: onnx.GraphProto) -> set[str]:
+    """Names of all values of a graph and its subgraphs."""
+    names = {value.name for value in (*graph.input, *graph.initializer)}
+    for node in graph.node:
+        names.update(node.output)
+        for attribute in node.attribute:
+            for subgraph in (attribute.g, *attribute.graphs):
+                names |= names_in(subgraph)
+    return names
+
+
+def find_free_names(calls: Iterable[Call], taken: set[str]) -> None:
+    """Put underscores behind the names of calls' inputs that the graph or another call uses, in place."""
+    for call in calls:
+        for i, tensor in enumerate(call.inputs):
+            while tensor.name in taken:
+                tensor.name += "_"
+            taken.add(tensor.name)
+            call.node.input[i] = tensor.name
 
 
 def replace_by_constants(model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto]) -> None:

@@ -55,7 +55,7 @@ def run(
     path: str | os.PathLike[str],
     inputs: Mapping[str, npt.NDArray[Any]],
     *,
-    mode: str = "resident",
+    mode: str = "streaming",
     device: str = "cpu",
 ) -> dict[str, npt.NDArray[Any]]:
     """Run a model once.
@@ -66,6 +66,8 @@ def run(
         ``.onnx``, compressed or not.
     inputs : mapping
         Input name -> array; converted to the dtype that the model wants within its kind.
+    mode : {"streaming", "resident"}
+        For a single run the default is what any ONNX Runtime does with the file, to the bit.
 
     Returns
     -------

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from onnx_export.files import file_bytes
 from onnx_export.tensors import Options, Skipped, Tensor
 
 SCHEMA_VERSION = 1
@@ -83,9 +84,3 @@ def tensor_line(tensor: Tensor) -> dict[str, Any]:
         "statistics": tensor.statistics,
         "histogram": list(tensor.histogram),
     }
-
-
-def file_bytes(path: Path) -> int:
-    """Size of a model file, the external tensors beside it included."""
-    beside = path.with_name(f"{path.name}.data")
-    return path.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)

@@ -187,8 +187,8 @@ def test_encoders_are_twins_on_any_table_and_padding(counts, lanes, size, data):
 def test_packed_tables_hold_the_three_columns(counts):
     table = decode_table(counts)
     packed = pack_table(table)
-    assert np.array_equal(packed & 0xFF, table.symbol)
-    assert np.array_equal(packed >> 8 & 0xFF, table.bit_count)
+    assert np.array_equal(packed & 0xFF, table.bit_count)
+    assert np.array_equal(packed >> 8 & 0xFF, table.symbol)
     assert np.array_equal(packed >> 16, table.base)
 
 
