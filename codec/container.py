@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from codec.frame import read_frame, write_frame
 from codec.tensor import DTYPES, INTEGERS, StoredTensor
-from refimpl.errors import Corrupt, InvalidArgument, Truncated, UnsupportedVersion
+from refimpl.errors import Corrupt, InvalidArgument, StreamError, Truncated, UnsupportedVersion
 
 KEY = "tansor"
 VERSION = 1
@@ -116,7 +116,10 @@ def read_container(data: bytes) -> tuple[dict[str, npt.NDArray[Any] | StoredTens
             raise Corrupt(f"the parts of tensor {name!r} are incomplete or of unknown dtype {dtype!r}")
         if frame.dtype != np.uint8 or zero_point.dtype != np.uint8 or (scale is not None and scale.dtype != np.float32):
             raise Corrupt(f"a part of tensor {name!r} has the wrong dtype")
-        tensors[name] = StoredTensor(shape, dtype, read_frame(frame.tobytes()), zero_point, scale)
+        try:
+            tensors[name] = StoredTensor(shape, dtype, read_frame(frame.tobytes()), zero_point, scale)
+        except StreamError as error:
+            raise type(error)(f"{name}: {error}") from None
     return {**plain, **tensors}, metadata
 
 

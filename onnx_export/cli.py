@@ -136,6 +136,7 @@ def run_demo(options: argparse.Namespace) -> None:
     from onnx_export.progress import progress_bar
     from onnx_export.tables import demo_table
 
+    check_json(options)
     with progress_bar() as progress:
         result = demo(options.output, progress=progress)
     show(result, options.json, demo_table)
@@ -231,6 +232,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from onnx_export.progress import progress_bar
     from onnx_export.tables import evaluate_table
 
+    check_json(options)
     with progress_bar() as progress:
         result = evaluate(
             options.input, options.tokens, baseline=options.baseline,
@@ -244,7 +246,7 @@ def check_json(options: argparse.Namespace) -> None:
     from onnx_export.files import check_output
 
     if options.json not in (None, "-"):
-        check_output(Path(options.json), force=True)
+        check_output(Path(options.json), force=getattr(options, "force", True))
 
 
 def show(result: dict[str, Any], json_to: str | None, table: Any, *, force: bool = True) -> None:

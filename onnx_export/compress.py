@@ -9,7 +9,7 @@ from typing import Any
 from onnx_export.calibration import Samples
 from onnx_export.compress_onnx import compress_onnx
 from onnx_export.compress_safetensors import compress_safetensors
-from onnx_export.files import check_output, kind_of
+from onnx_export.files import check_distinct, check_output, kind_of
 from onnx_export.progress import Progress, silent
 from onnx_export.recipes import recipe as recipe_by_name
 from onnx_export.summary import summarize
@@ -69,8 +69,7 @@ def compress(
     source, output = Path(source), Path(output)
     options = check_options(source, output, recipe, sparsity, exclude, profile, fraction, jobs)
     check_output(output, force=force)
-    if output.exists() and source.exists() and output.samefile(source):
-        raise InvalidArgument("input and output are the same file")
+    check_distinct(source, output)
     tell = progress or silent
     if kind_of(source) == ".onnx":
         lines = compress_onnx(source, output, options, calibration, tell, force=force)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from codec.container import KEY, read_container, stored_bytes, write_container
 from codec.tensor import INTEGERS, StoredTensor
-from onnx_export.files import read_bytes, write_whole
+from onnx_export.files import naming, read_bytes, write_whole
 from onnx_export.parallel import in_parallel
 from onnx_export.progress import Progress
 from onnx_export.tensors import (
@@ -28,7 +28,8 @@ TABLE_NAMES = ("embed", "wte", "wpe")  # without a graph, only a name tells a ta
 
 def compress_safetensors(source: Path, output: Path, options: Options, tell: Progress, *, force: bool) -> Lines:
     """Compress a safetensors file."""
-    tensors, metadata = read_container(read_bytes(source))
+    with naming(source):
+        tensors, metadata = read_container(read_bytes(source))
     if any(isinstance(t, StoredTensor) for t in tensors.values()):
         raise InvalidArgument(f"{source} is compressed already; `tansor decompress` undoes it")
     arrays = {name: t for name, t in tensors.items() if not isinstance(t, StoredTensor)}

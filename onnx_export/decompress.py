@@ -9,7 +9,16 @@ from onnx import numpy_helper
 from codec.container import read_container, write_container
 from codec.tensor import StoredTensor, load
 from onnx_export.calls import read_calls
-from onnx_export.files import check_output, kind_of, naming, read_bytes, read_model, write_model, write_whole
+from onnx_export.files import (
+    check_distinct,
+    check_output,
+    kind_of,
+    naming,
+    read_bytes,
+    read_model,
+    write_model,
+    write_whole,
+)
 from onnx_export.progress import Progress, silent
 from onnx_export.rewrite import replace_by_constants
 from refimpl.errors import InvalidArgument
@@ -44,6 +53,7 @@ def decompress(
     if kind_of(source) != kind_of(output):
         raise InvalidArgument(f"{source} and {output} must both be .onnx or both .safetensors")
     check_output(output, force=force)
+    check_distinct(source, output)
     tell = progress or silent
     with naming(source):
         if kind_of(source) == ".onnx":

@@ -193,9 +193,16 @@ def check_output(path: Path, *, force: bool) -> None:
         raise ExportError(f"{path}: the folder {path.parent} cannot be written")
 
 
-def corrupt(path: Path, error: Exception) -> Corrupt:
-    """A decoding error that names the file."""
-    return Corrupt(f"{path}: {first_line(error)}")
+def check_distinct(source: Path, output: Path) -> None:
+    """Refuse to replace the input.
+
+    Raises
+    ------
+    InvalidArgument
+        Both paths are the same file.
+    """
+    if output.exists() and source.exists() and output.samefile(source):
+        raise InvalidArgument("input and output are the same file")
 
 
 @contextmanager

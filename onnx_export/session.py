@@ -89,7 +89,7 @@ def run(
     feeds = {}
     for name, array in inputs.items():
         dtype = ELEMENT_TYPES.get(wanted[name].type)
-        if dtype is None or (dtype.kind in "iub") != (array.dtype.kind in "iub"):
+        if dtype is None or array.dtype.kind not in ("iub" if dtype.kind in "iub" else "f"):
             raise InvalidArgument(f"input {name} has dtype {array.dtype}, the model wants {wanted[name].type}")
         feeds[name] = array.astype(dtype)
     outputs = [o.name for o in session.get_outputs()]

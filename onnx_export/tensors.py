@@ -96,7 +96,7 @@ def compress_weight(
     Raises
     ------
     InvalidArgument
-        NaN or infinite values; the message names the tensor.
+        NaN, infinite or, once quantized, too large values; the message names the tensor.
     """
     by_row = row_axis is not None
     axis = input_axis if row_axis is None else row_axis  # the one whose channels have a scale each
@@ -106,6 +106,9 @@ def compress_weight(
         layer = quantize_layer(matrix, known, settings)
     except InvalidArgument as error:
         raise InvalidArgument(f"{name}: {error}") from None
+    with np.errstate(over="ignore"):
+        if not np.isfinite(layer.reconstruction.astype(array.dtype)).all():
+            raise InvalidArgument(f"{name}: its largest values round to infinity in {array.dtype}, --exclude it")
     scale = layer.folded_scale.reshape(-1)
     shared = bool((scale == scale[0]).all())  # without activation-aware scaling all channels share one
     stored = store_weight(
