@@ -205,7 +205,6 @@ def read_frame(data: bytes) -> Frame:
             raw_count = chunks.raw_count(symbol_count)
             coded_count -= raw_count
         counts = reader.array(f"<u{itemsize}", alphabet).astype(np.int64)
-        check_counts(counts)
         if reader.array("<u1", -alphabet * itemsize % 4).any():
             raise Corrupt("padding behind the normalized counts is not zero")
         words = reader.array("<u4", word_count)
@@ -215,6 +214,8 @@ def read_frame(data: bytes) -> Frame:
         raise Corrupt(f"{len(data) - reader.at} bytes behind the frame")
     if zlib.crc32(data[FRAME_CRC_AT + 4 :], zlib.crc32(data[:FRAME_CRC_AT])) != crc:
         raise Corrupt("the checksum of the stored bytes is wrong")
+    if stream is not None:
+        check_counts(stream.counts)
     return Frame(Block(MODES[mode], symbol_count, raw, stream, chunks), symbols_crc)
 
 

@@ -35,6 +35,8 @@ def read_samples(path: Path) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             samples = loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except OSError as error:
+        raise CalibrationError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # a damaged archive raises whatever zipfile or numpy meets
         raise CalibrationError(f"{path}: not a readable .npy or .npz file ({type(error).__name__})") from None
     if isinstance(samples, dict) and not samples:

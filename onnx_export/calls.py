@@ -36,7 +36,6 @@ OPS = {
     ("coded", False): "DecompressInteger",
     ("partial", False): "DecompressPartialInteger",
 }
-LAYOUT_FIELDS = 5  # symbol_count, table_log, lane_count, length_base, length_width
 Arrays = dict[str, npt.NDArray[Any]]
 
 

@@ -136,7 +136,7 @@ def run_demo(options: argparse.Namespace) -> None:
     from onnx_export.progress import progress_bar
     from onnx_export.tables import demo_table
 
-    check_json(options)
+    json_path(options)
     with progress_bar() as progress:
         result = demo(options.output, progress=progress)
     show(result, options.json, demo_table)
@@ -145,14 +145,15 @@ def run_demo(options: argparse.Namespace) -> None:
 def run_compress(options: argparse.Namespace) -> None:
     """Tansor compress."""
     from onnx_export.compress import compress
-    from onnx_export.files import check_output, write_whole
+    from onnx_export.files import check_all_distinct, check_output, write_whole
     from onnx_export.progress import progress_bar
     from onnx_export.report import report_html
     from onnx_export.tables import compress_table
 
-    if options.report is not None:
-        check_output(options.report, force=options.force)
-    check_json(options)
+    extra = [path for path in (options.report, json_path(options)) if path is not None]
+    for path in extra:
+        check_output(path, force=options.force)
+    check_all_distinct([options.input, options.output, *extra])
     with progress_bar() as progress:
         result = compress(
             options.input,
@@ -187,6 +188,7 @@ def run_inspect(options: argparse.Namespace) -> None:
     from onnx_export.inspect import inspect
     from onnx_export.tables import inspect_table
 
+    json_path(options)
     show(inspect(options.input), options.json, inspect_table)
 
 
@@ -196,6 +198,7 @@ def run_verify(options: argparse.Namespace) -> None:
     from onnx_export.tables import verify_table
     from onnx_export.verify import verify
 
+    json_path(options)
     with progress_bar() as progress:
         result = verify(options.input, options.against, progress=progress)
     show(result, options.json, verify_table)
@@ -205,7 +208,7 @@ def run_run(options: argparse.Namespace) -> None:
     """Tansor run."""
     import numpy as np
 
-    from onnx_export.files import check_output, write_whole
+    from onnx_export.files import check_output, read_array, write_whole
     from onnx_export.session import run
 
     if options.output.suffix != ".npz":
@@ -216,12 +219,7 @@ def run_run(options: argparse.Namespace) -> None:
         name, equals, file = feed.partition("=")
         if not (name and equals and file):
             raise InvalidArgument(f"--input {feed}: write NAME=FILE.npy")
-        try:
-            feeds[name] = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InvalidArgument(f"{file}: not a readable .npy file ({type(error).__name__})") from None
-        if not isinstance(feeds[name], np.ndarray):
-            raise InvalidArgument(f"{file}: not a .npy file")
+        feeds[name] = read_array(Path(file))
     outputs = run(options.input, feeds, mode=options.mode, device=options.device)
     write_whole(options.output, lambda part: np.savez(part, **outputs), force=options.force)  # type: ignore[arg-type]
 
@@ -232,7 +230,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     from onnx_export.progress import progress_bar
     from onnx_export.tables import evaluate_table
 
-    check_json(options)
+    json_path(options)
     with progress_bar() as progress:
         result = evaluate(
             options.input, options.tokens, baseline=options.baseline,
@@ -241,12 +239,21 @@ def run_evaluate(options: argparse.Namespace) -> None:
     show(result, options.json, evaluate_table)
 
 
-def check_json(options: argparse.Namespace) -> None:
-    """Refuse a JSON file that cannot be written before the work begins."""
-    from onnx_export.files import check_output
+def json_path(options: argparse.Namespace) -> Path | None:
+    """The file that ``--json`` names, None without one; an existing one is refused before the work begins.
 
-    if options.json not in (None, "-"):
-        check_output(Path(options.json), force=getattr(options, "force", True))
+    Commands without ``--force`` replace a JSON file, but never a model or tokens.
+    """
+    from onnx_export.files import check_all_distinct, check_output
+
+    if options.json in (None, "-"):
+        return None
+    path = Path(options.json)
+    check_output(path, force=getattr(options, "force", path.suffix == ".json"))
+    read = [getattr(options, name, None) for name in ("input", "against", "tokens", "baseline")]
+    for other in read:
+        check_all_distinct([path] if other is None else [path, other])
+    return path
 
 
 def show(result: dict[str, Any], json_to: str | None, table: Any, *, force: bool = True) -> None:

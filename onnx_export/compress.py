@@ -68,6 +68,8 @@ def compress(
     started = time.perf_counter()
     source, output = Path(source), Path(output)
     options = check_options(source, output, recipe, sparsity, exclude, profile, fraction, jobs)
+    if calibration is not None and options.recipe.weights is None:
+        raise InvalidArgument(f"the recipe {recipe} changes no value: calibration data do not apply")
     check_output(output, force=force)
     check_distinct(source, output)
     tell = progress or silent

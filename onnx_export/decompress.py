@@ -31,7 +31,7 @@ def decompress(
     force: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Write a plain model from a compressed one.
+    """Write a plain model from a compressed one; a plain one is copied.
 
     Parameters
     ----------

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnx_export.files import read_array
 from onnx_export.progress import Progress, silent
 from onnx_export.runtime import ELEMENT_TYPES
 from onnx_export.runtime import run as run_session
 from onnx_export.session import load_session
-from refimpl.errors import InvalidArgument
+from refimpl.errors import ExportError, InvalidArgument
 
 BATCH_TOKENS = 2048  # tokens in a run: logits are large
+LARGEST_NLL = 700.0  # its exponential is a number yet
 
 
 def evaluate(
@@ -55,6 +57,8 @@ def evaluate(
     ------
     InvalidArgument
         The tokens are not a table of integers, or the model is not a causal language model.
+    ExportError
+        The model's outputs are not finite.
     TansorError
         See `onnx_export.session.load_session`.
     """
@@ -80,14 +84,8 @@ def evaluate(
 
 def read_tokens(tokens: str | os.PathLike[str] | npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
     """Windows of tokens as int64, shape (windows, length)."""
-    if isinstance(tokens, np.ndarray):
-        loaded = tokens
-    else:
-        try:
-            loaded = np.load(Path(tokens), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InvalidArgument(f"{tokens}: not a readable .npy file ({type(error).__name__})") from None
-    if not isinstance(loaded, np.ndarray) or loaded.ndim != 2 or loaded.dtype.kind not in "iu":
+    loaded = tokens if isinstance(tokens, np.ndarray) else read_array(Path(tokens))
+    if loaded.ndim != 2 or loaded.dtype.kind not in "iu":
         raise InvalidArgument("tokens must be a two-dimensional array of integers, (windows, length)")
     if loaded.shape[0] < 1 or loaded.shape[1] < 2:
         raise InvalidArgument(f"tokens of shape {list(loaded.shape)} leave nothing to predict")
@@ -110,7 +108,10 @@ def score(session: Any, windows: npt.NDArray[np.int64], tell: Callable[[int, int
             raise InvalidArgument(f"tokens go up to {part.max()}, the vocabulary has {logits.shape[-1]}")
         total += negative_log_likelihood(logits[:, :-1], part[:, 1:])
         tell(min(first + batch, len(windows)), len(windows))
-    return total / (windows.shape[0] * (windows.shape[1] - 1)), seconds
+    mean = total / (windows.shape[0] * (windows.shape[1] - 1))
+    if not mean < LARGEST_NLL:
+        raise ExportError(f"the mean negative log-likelihood is {mean:g}: the outputs leave no perplexity")
+    return mean, seconds
 
 
 def negative_log_likelihood(logits: npt.NDArray[np.floating], targets: npt.NDArray[np.int64]) -> float:
@@ -122,7 +123,8 @@ def negative_log_likelihood(logits: npt.NDArray[np.floating], targets: npt.NDArr
     1.386294
     """
     shifted = logits.astype(np.float32)
-    shifted -= shifted.max(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # infinite less infinite: `score` refuses the sum
+        shifted -= shifted.max(axis=-1, keepdims=True)
     picked = np.take_along_axis(shifted, targets[..., None], axis=-1)[..., 0]
     return float((np.log(np.exp(shifted).sum(axis=-1)) - picked).sum(dtype=np.float64))
 

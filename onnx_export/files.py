@@ -3,10 +3,13 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -113,6 +116,24 @@ def read_bytes(path: Path) -> bytes:
         raise ExportError(f"{path}: {error.strerror or error}") from None
 
 
+def read_array(path: Path) -> npt.NDArray[Any]:
+    """Read a ``.npy`` file.
+
+    Raises
+    ------
+    InvalidArgument
+        It cannot be read, or is something else.
+    """
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+    except Exception as error:  # what looks like an archive raises whatever zipfile meets
+        raise InvalidArgument(f"{path}: not a readable .npy file ({type(error).__name__})") from None
+    if not isinstance(loaded, np.ndarray):
+        raise InvalidArgument(f"{path}: not a .npy file")
+    return loaded
+
+
 def write_model(model: onnx.ModelProto, path: Path, *, force: bool = False) -> None:
     """Write an ONNX model; above 2 GB its tensors go to ``<name>.data`` beside it.
 
@@ -191,6 +212,20 @@ def check_output(path: Path, *, force: bool) -> None:
         raise ExportError(f"{path}: the folder {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK):
         raise ExportError(f"{path}: the folder {path.parent} cannot be written")
+
+
+def check_all_distinct(paths: Sequence[Path]) -> None:
+    """Refuse to write two things to one file, or over what is read.
+
+    Raises
+    ------
+    InvalidArgument
+        Two of the paths are the same file.
+    """
+    for i, path in enumerate(paths):
+        for other in paths[:i]:
+            if path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
+                raise InvalidArgument(f"{path} and {other} are the same file")
 
 
 def check_distinct(source: Path, output: Path) -> None:

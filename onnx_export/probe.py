@@ -13,6 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from codec.tensor import StoredTensor, load
+from onnx_export.calibration import batches
 from onnx_export.rewrite import remove
 from onnx_export.runtime import open_session, run
 from onnx_export.ties import Tie
@@ -21,13 +22,34 @@ from refimpl.metrics import sqnr_db
 Arrays = Mapping[str, npt.NDArray[Any]]
 OUTPUT_SQNR_DB = 24.0  # what the outputs should keep
 TOLERANCE_DB = 0.5
-WORTHWHILE = 0.5  # a raise that gives back less of what it costs, dB for dB, is taken back
+STEP_DB = 6.0  # one bit: the most that targets are raised at once
+LARGEST_RAISE_DB = 18.0
+WORTHWHILE = 0.5  # dB at the outputs that a dB of finer targets must bring
+PROBE_BATCHES = 8
+PROBE_BYTES = 1 << 26  # of outputs; no further batch is run beyond
 
 
-def model_outputs(model: onnx.ModelProto, feeds: Arrays) -> list[npt.NDArray[np.floating]]:
-    """The float outputs of a model on one batch."""
-    outputs = run(open_session(model), None, feeds)
-    return [o for o in outputs if isinstance(o, np.ndarray) and o.dtype.kind == "f"]
+def probe_batches(session: Any, samples: Arrays) -> list[dict[str, npt.NDArray[Any]]]:
+    """A few batches, spread over the samples."""
+    every = list(batches(session, samples))
+    return every[:: max(1, len(every) // PROBE_BATCHES)][:PROBE_BATCHES]
+
+
+def model_outputs(model: onnx.ModelProto, feeds: Iterable[Arrays]) -> list[npt.NDArray[np.floating]]:
+    """The float outputs of a model, each as one vector over the batches.
+
+    Batches are left out once the outputs exceed `PROBE_BYTES`, the same ones for the same model.
+    """
+    session = open_session(model)
+    results: list[list[npt.NDArray[np.floating]]] = []
+    size = 0
+    for batch in feeds:
+        outputs = [o for o in run(session, None, batch) if isinstance(o, np.ndarray) and o.dtype.kind == "f"]
+        results.append([o.reshape(-1) for o in outputs])
+        size += sum(o.nbytes for o in outputs)
+        if size > PROBE_BYTES:
+            break
+    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
 
 def output_sqnr(before: Iterable[npt.NDArray[np.floating]], after: Iterable[npt.NDArray[np.floating]]) -> float | None:

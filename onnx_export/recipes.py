@@ -4,7 +4,8 @@
 ``double``    floats are scaled, quantized to INT8, pruned and coded; what is already quantized is coded
 
 How fine a weight must be depends on who reads it. A table's error enters the network unattenuated; a
-convolution's output channels are normalized one by one, so that each needs a scale of its own. The targets
+convolution's output channels are normalized one by one, so that each needs a scale of its own, chosen by
+the weights alone. The targets
 were chosen on calibration text, see docs/decisions.md.
 """
 
@@ -36,7 +37,7 @@ EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DOUBLE = WeightSettings(
     layer=LayerSettings(exponents=EXPONENTS, target_sqnr_db=22.0, sparsity=0.1),
     table=LayerSettings(exponents=EXPONENTS, target_sqnr_db=32.0),
-    kernel=LayerSettings(granularity="channel", target_sqnr_db=30.0),
+    kernel=LayerSettings(granularity="channel", target_sqnr_db=36.0),
 )
 RECIPES = {"double": Recipe("double", DOUBLE), "lossless": Recipe("lossless", None)}
 

@@ -105,8 +105,12 @@ def make_table(*columns: str) -> Table:
 
 def make_console() -> Console:
     """A console that never cuts a line in a pipe."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, markup=False, width=200)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    return (
+        console
+        if console.is_terminal
+        else Console(highlight=False, soft_wrap=True, markup=False, emoji=False, width=200)
+    )
 
 
 def shape_text(shape: list[int]) -> str:

@@ -126,7 +126,7 @@ def compress_weight(
         recipe=options.recipe.name,
         sqnr_db=sqnr if np.isfinite(sqnr) else None,
         exponent=layer.exponent,
-        statistics="calibrated" if statistics else "unknown",
+        statistics="not used" if by_row and not settings.sparsity else "calibrated" if statistics else "unknown",
     )
 
 

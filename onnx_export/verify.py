@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import numpy_helper
 
 from codec.container import read_container
 from codec.tensor import StoredTensor, load
 from onnx_export.calls import read_calls
 from onnx_export.files import kind_of, naming, read_bytes, read_model
 from onnx_export.progress import Progress, silent
-from onnx_export.weights import constant_tensors
+from onnx_export.weights import constant_tensors, to_array
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.metrics import sqnr_db
 
@@ -58,7 +57,8 @@ def verify(
         stored = stored_tensors(source)
     if not stored:
         raise InvalidArgument(f"{source} holds nothing that tansor compressed")
-    originals = None if against is None else plain_tensors(Path(against))
+    with naming(against):
+        originals = None if against is None else plain_tensors(Path(against))
     lines = []
     for done, (name, tensor) in enumerate(stored.items()):
         with naming(source), naming(name):
@@ -77,10 +77,13 @@ def compare(name: str, decoded: Array, originals: dict[str, Array]) -> dict[str,
     if original is None or original.shape != decoded.shape:
         raise ExportError(f"the original has no tensor {name} of shape {list(decoded.shape)}")
     wide, approximation = original.astype(np.float64), decoded.astype(np.float64)
+    if not np.isfinite(wide).all():
+        raise ExportError(f"the original's {name} holds NaN or infinite values")
     identical = decoded.dtype == original.dtype and np.array_equal(wide, approximation)
+    sqnr = sqnr_db(wide, approximation)
     return {
         "identical": identical,
-        "sqnr_db": None if identical else sqnr_db(wide, approximation),
+        "sqnr_db": sqnr if np.isfinite(sqnr) else None,
         "max_error": float(np.abs(wide - approximation).max(initial=0)),
     }
 
@@ -95,5 +98,5 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
 def plain_tensors(path: Path) -> dict[str, Array]:
     """The plain tensors of a file, by name."""
     if kind_of(path) == ".onnx":
-        return {name: numpy_helper.to_array(t) for name, t, _ in constant_tensors(read_model(path).graph)}
+        return {name: to_array(name, t) for name, t, _ in constant_tensors(read_model(path).graph)}
     return {n: t for n, t in read_container(read_bytes(path))[0].items() if not isinstance(t, StoredTensor)}

@@ -27,7 +27,8 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from codec.tensor import DTYPES, FLOATS
+from codec.tensor import FLOATS
+from refimpl.errors import Corrupt
 
 MIN_ELEMENTS = 1024  # below, headers and names eat what coding saves
 WEIGHT_TYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8", "INT4", "UINT4")
@@ -79,6 +80,11 @@ def find_constants(model: onnx.ModelProto) -> list[Constant]:
     ----------
     model : onnx.ModelProto
         With its external tensors loaded.
+
+    Raises
+    ------
+    Corrupt
+        A tensor's bytes do not fit its type and shape.
     """
     uses = readers_by_name(model.graph)
     found = []
@@ -86,8 +92,36 @@ def find_constants(model: onnx.ModelProto) -> list[Constant]:
         if onnx.TensorProto.DataType.Name(tensor.data_type) not in WEIGHT_TYPES:
             continue
         understood, others = uses.get(name, ((), ()))
-        found.append(Constant(name, numpy_helper.to_array(tensor), in_node, tuple(understood), tuple(others)))
+        found.append(Constant(name, to_array(name, tensor), in_node, tuple(understood), tuple(others)))
     return found
+
+
+def find_inside(model: onnx.ModelProto) -> list[tuple[str, Array]]:
+    """(name, values) of the float and quantized constants inside If, Loop and Scan bodies: they are copied."""
+    found = []
+    for node, _ in all_nodes(model.graph):
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                found += [
+                    (name, to_array(name, tensor))
+                    for name, tensor, _ in constant_tensors(graph)
+                    if onnx.TensorProto.DataType.Name(tensor.data_type) in WEIGHT_TYPES
+                ]
+    return found
+
+
+def to_array(name: str, tensor: onnx.TensorProto) -> Array:
+    """A tensor's values.
+
+    Raises
+    ------
+    Corrupt
+        Its bytes do not fit its type and shape.
+    """
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"{name}: the tensor cannot be read ({error})") from None
 
 
 def constant_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto, bool]]:
@@ -258,8 +292,3 @@ def fingerprint(array: Array) -> bytes:
     """
     label = f"{array.dtype.name}{array.shape}".encode()
     return hashlib.sha256(label + np.ascontiguousarray(array).tobytes()).digest()
-
-
-def describe_dtype(array: Array) -> str:
-    """The dtype's name in `codec.tensor.DTYPES`, or as NumPy says it."""
-    return next((name for name, dtype in DTYPES.items() if dtype == array.dtype), array.dtype.name)

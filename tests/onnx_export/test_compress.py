@@ -31,7 +31,7 @@ from onnx_export.calls import read_calls
 from onnx_export.compress import compress
 from onnx_export.functions import DOMAIN
 from onnx_export.session import load_session
-from refimpl.errors import CalibrationError, ExportError, InvalidArgument, TansorError
+from refimpl.errors import CalibrationError, ExportError, InvalidArgument, StreamError, TansorError
 
 WEIGHTS_KEYS = {
     "count", "float_bytes", "stored_bytes", "side_bytes", "bits_per_weight", "entropy_bits_per_weight",
@@ -630,6 +630,13 @@ def test_a_damaged_plain_model_is_a_tansor_error_or_still_a_model(tmp_path_facto
     with contextlib.suppress(TansorError):
         compress(folder / "m.onnx", folder / "o.onnx", jobs=1)
         onnx.checker.check_model(onnx.load(folder / "o.onnx"))
+
+
+def test_tensors_of_the_wrong_length_are_damage_by_name(tmp_path):
+    model = NETS["deep"]()
+    model.graph.initializer[1].raw_data += b"more"
+    with pytest.raises(StreamError, match=r"m\.onnx: w2: "):
+        compress(save(model, tmp_path / "m.onnx"), tmp_path / "o.onnx")
 
 
 def test_checksums_are_of_what_is_stored(tmp_path):

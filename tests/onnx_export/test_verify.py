@@ -1,4 +1,5 @@
 import contextlib
+import json
 
 import numpy as np
 import onnx
@@ -74,6 +75,30 @@ def test_another_original_is_refused(compressed, tmp_path):
         other = save(net(TEXT, **tensors), tmp_path / "other.onnx")
         with pytest.raises(ExportError, match="tensor t of shape"):
             verify(compressed, other)
+
+
+@pytest.mark.parametrize("change", [lambda w: w.astype(np.float64), lambda w: w * 0, lambda w: w * 1e30])
+def test_any_original_of_the_shape_gives_numbers(compressed, tmp_path, change):
+    decoded = {name: load(stored) for name, stored, _ in read_calls(onnx.load(compressed))}
+    other = save(net(TEXT, **{**TENSORS, "t": change(decoded["t"])}), tmp_path / "other.onnx")
+    result = verify(compressed, other)
+    json.dumps(result, allow_nan=False)
+    assert not next(t for t in result["tensors"] if t["name"] == "t")["identical"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_original_that_is_not_finite_is_refused(compressed, tmp_path, value):
+    weight = TENSORS["t"].copy()
+    weight[0, 0] = value
+    with pytest.raises(ExportError, match="original's t holds NaN"):
+        verify(compressed, save(net(TEXT, **{**TENSORS, "t": weight}), tmp_path / "other.onnx"))
+
+
+def test_a_damaged_original_is_named(compressed, tmp_path):
+    model = net(TEXT, **TENSORS)
+    model.graph.initializer[0].raw_data = b"short"
+    with pytest.raises(StreamError, match=r"other\.onnx: layer_w: "):
+        verify(compressed, save(model, tmp_path / "other.onnx"))
 
 
 def test_an_original_in_the_other_kind_of_file_will_do(compressed, tmp_path):

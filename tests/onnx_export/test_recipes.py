@@ -1,0 +1,38 @@
+import pytest
+
+from onnx_export.recipes import RECIPES, raise_targets, recipe
+from refimpl.errors import InvalidArgument
+
+
+def test_recipes_are_known_by_name():
+    assert {name: recipe(name) for name in RECIPES} == RECIPES
+    assert all(chosen.name == name for name, chosen in RECIPES.items())
+    assert recipe("lossless").weights is None
+    with pytest.raises(InvalidArgument, match="recipe is 'x', allowed are double, lossless"):
+        recipe("x")
+
+
+@pytest.mark.parametrize("sparsity", [0, 0.25, 0.999])
+def test_a_sparsity_is_for_layers_and_kernels_not_for_tables(sparsity):
+    weights, before = recipe("double", sparsity).weights, RECIPES["double"].weights
+    assert (weights.layer.sparsity, weights.kernel.sparsity) == (sparsity, sparsity)
+    assert weights.table == before.table
+    assert weights.layer.target_sqnr_db == before.layer.target_sqnr_db
+
+
+@pytest.mark.parametrize("sparsity", [-1e-9, 1, 1.5, float("nan"), float("inf")])
+def test_other_sparsities_are_refused(sparsity):
+    with pytest.raises(InvalidArgument, match="sparsity is"):
+        recipe("double", sparsity)
+
+
+def test_what_prunes_nothing_takes_no_sparsity():
+    with pytest.raises(InvalidArgument, match="lossless prunes nothing"):
+        recipe("lossless", 0.0)
+
+
+def test_targets_are_raised_together():
+    before, after = RECIPES["double"].weights, raise_targets(RECIPES["double"], 1.5).weights
+    for part in ("layer", "table", "kernel"):
+        assert getattr(after, part).target_sqnr_db == getattr(before, part).target_sqnr_db + 1.5
+    assert raise_targets(RECIPES["lossless"], 1.5) == RECIPES["lossless"]
