@@ -31,7 +31,10 @@ from codec.tensor import FLOATS
 from refimpl.errors import Corrupt
 
 MIN_ELEMENTS = 1024  # below, headers and names eat what coding saves
-WEIGHT_TYPES = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8", "INT4", "UINT4")
+WEIGHT_TYPES = tuple(
+    onnx.TensorProto.DataType.Value(name)
+    for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8", "INT4", "UINT4")
+)
 Array = npt.NDArray[Any]
 
 
@@ -89,7 +92,7 @@ def find_constants(model: onnx.ModelProto) -> list[Constant]:
     uses = readers_by_name(model.graph)
     found = []
     for name, tensor, in_node in constant_tensors(model.graph):
-        if onnx.TensorProto.DataType.Name(tensor.data_type) not in WEIGHT_TYPES:
+        if tensor.data_type not in WEIGHT_TYPES:
             continue
         understood, others = uses.get(name, ((), ()))
         found.append(Constant(name, to_array(name, tensor), in_node, tuple(understood), tuple(others)))
@@ -105,7 +108,7 @@ def find_inside(model: onnx.ModelProto) -> list[tuple[str, Array]]:
                 found += [
                     (name, to_array(name, tensor))
                     for name, tensor, _ in constant_tensors(graph)
-                    if onnx.TensorProto.DataType.Name(tensor.data_type) in WEIGHT_TYPES
+                    if tensor.data_type in WEIGHT_TYPES
                 ]
     return found
 

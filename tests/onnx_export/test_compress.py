@@ -254,6 +254,32 @@ def test_what_is_not_understood_is_copied_with_its_reason(tmp_path):
     check_runs(source, tmp_path / "o.onnx")
 
 
+def test_constants_inside_bodies_are_copied_and_listed(tmp_path):
+    model = net(CONDITIONAL, w=normal(64, 32))
+    model.graph.node[0].attribute[1].g.initializer.append(numpy_helper.from_array(normal(64, 32, seed=3), "v"))
+    source, output = save(model, tmp_path / "m.onnx"), tmp_path / "o.onnx"
+    report = compress(source, output)
+    assert [t["name"] for t in report["tensors"]] == ["w"]
+    assert [(s["name"], s["stored_bytes"]) for s in report["skipped"]] == [("v", 4 * 64 * 32)]
+    assert report["weights"]["count"] == 2 * 64 * 32
+    check_runs(source, output)
+
+
+def test_patterns_that_match_nothing_are_noted(tmp_path):
+    report = compress(save(NETS["deep"](), tmp_path / "m.onnx"), tmp_path / "o.onnx", exclude=["w1", "layer*"])
+    assert [note for note in report["notes"] if "exclude" in note] == ["--exclude layer* matches no tensor"]
+
+
+def test_a_file_that_grows_is_warned_about(tmp_path):
+    growing = compress(save(NETS["opset 21"](), tmp_path / "m.onnx"), tmp_path / "o.onnx")
+    assert growing["output_bytes"] > growing["input_bytes"]
+    assert any("WARNING" in note and "functions" in note for note in growing["notes"])
+    model = net(MATMUL.replace("64", "256").replace("32", "256"), w=normal(256, 256))
+    shrinking = compress(save(model, tmp_path / "n.onnx"), tmp_path / "p.onnx")
+    assert shrinking["output_bytes"] < shrinking["input_bytes"]
+    assert not any("WARNING" in note for note in shrinking["notes"])
+
+
 def test_long_vectors_are_copied(tmp_path):
     text = "(float[n, 2048] x) => (float[n, 2048] y) { y = MatMul(x, v) }".replace("[n, 2048] y", "[n] y")
     source = save(net(text, v=normal(2048)), tmp_path / "m.onnx")
@@ -481,6 +507,7 @@ def test_the_lossless_recipe_keeps_floats(tmp_path):
         ({"sparsity": 1.0}, "sparsity is 1.0"),
         ({"sparsity": float("nan")}, "sparsity is nan"),
         ({"sparsity": 0.5, "recipe": "lossless"}, "prunes nothing"),
+        ({"calibration": "x.npy", "recipe": "lossless"}, "calibration data do not apply"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_read(tmp_path, options, message):

@@ -5,7 +5,7 @@ from strategies import rng
 
 from codec.tensor import load, store_weight
 from onnx_export.compress import compress
-from onnx_export.probe import model_outputs, output_sqnr, with_weights
+from onnx_export.probe import model_outputs, output_sqnr, probe_batches, with_weights
 from onnx_export.ties import Tie
 
 
@@ -56,6 +56,22 @@ def test_decoded_weights_take_the_place_of_the_originals():
     )
     feeds = feeds_for(session(model))
     assert np.array_equal(outputs_of(changed, feeds)[0], outputs_of(expected, feeds)[0])
+
+
+@pytest.mark.parametrize(("count", "first"), [(3, [0]), (8, [0, 4]), (64, range(0, 64, 8)), (1000, range(0, 869, 124))])
+def test_probes_are_spread_over_the_samples(count, first):
+    model = net("(float[n, 4] x) => (float[n, 4] y) { y = Tanh(x) }")
+    samples = np.arange(count, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
+    probes = probe_batches(session(model), {"x": samples})
+    assert [int(p["x"][0, 0]) for p in probes] == list(first)
+
+
+def test_large_outputs_end_the_probing(monkeypatch):
+    model = net("(float[n, 4] x) => (float[n, 4] y) { y = Tanh(x) }")
+    feeds = [{"x": np.full((2, 4), i, np.float32)} for i in range(5)]
+    assert [o.size for o in model_outputs(model, feeds)] == [40]
+    monkeypatch.setattr("onnx_export.probe.PROBE_BYTES", 40)
+    assert [o.size for o in model_outputs(model, feeds)] == [16]
 
 
 def test_calibration_keeps_what_the_outputs_need(tmp_path):

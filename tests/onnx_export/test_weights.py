@@ -13,6 +13,7 @@ from onnx_export.weights import (
     Reader,
     along_axis,
     find_constants,
+    find_inside,
     fingerprint,
     from_matrix,
     from_rows,
@@ -146,6 +147,25 @@ def test_weights_of_every_type_are_found(dtype):
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.bool_, np.str_])
 def test_other_types_are_no_weights(dtype):
     assert find_constants(net("(float[n] x) => (float[n] y) { y = Tanh(x) }", w=np.ones((64, 32), dtype))) == []
+
+
+def test_an_unknown_type_is_no_weight():
+    model = net("(float[n, 64] x) => (float[n, 32] y) { y = MatMul(x, w) }", w=normal(64, 32))
+    model.graph.initializer[0].data_type = 65
+    assert find_constants(model) == []
+    assert find_inside(model) == []
+
+
+def test_constants_inside_bodies_are_found_apart():
+    text = CONDITIONAL.replace("b = MatMul(x, v)", "k = Constant <value = float[2] {1.0, 2.0}> () b = MatMul(x, v)")
+    model = net(text, w=normal(64, 32))
+    bodies = [a.g for a in model.graph.node[0].attribute]
+    bodies[1].initializer.append(numpy_helper.from_array(normal(64, 32, seed=3), "v"))
+    bodies[0].initializer.append(numpy_helper.from_array(np.arange(5), "numbers"))
+    found = dict(find_inside(model))
+    assert found.keys() == {"k", "v"}
+    assert np.array_equal(found["v"], normal(64, 32, seed=3))
+    assert [c.name for c in find_constants(model)] == ["w"]
 
 
 def test_scalars_vectors_and_empty_tensors_are_found():
