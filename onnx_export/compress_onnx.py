@@ -19,10 +19,10 @@ from onnx_export.files import first_line, naming, read_model, write_model
 from onnx_export.functions import DOMAIN, MIN_OPSET, functions
 from onnx_export.parallel import in_parallel
 from onnx_export.probe import (
-    LARGEST_RAISE_DB,
     OUTPUT_SQNR_DB,
     STEP_DB,
     TOLERANCE_DB,
+    TRIES,
     WORTHWHILE,
     model_outputs,
     output_sqnr,
@@ -156,8 +156,10 @@ def calibrated(
     # The best of all tries, a raise counted with what it costs.
     best, best_sqnr, best_raise = results, first, 0.0
     sqnr, raised = first, 0.0
-    while sqnr < OUTPUT_SQNR_DB - TOLERANCE_DB and raised < LARGEST_RAISE_DB:
-        raised = min(raised + min(OUTPUT_SQNR_DB - sqnr, STEP_DB), LARGEST_RAISE_DB)
+    for _ in range(TRIES):
+        if sqnr >= OUTPUT_SQNR_DB - TOLERANCE_DB:
+            break
+        raised = raised + min(OUTPUT_SQNR_DB - sqnr, STEP_DB)
         finer = replace(options, recipe=raise_targets(options.recipe, raised))
         results = compress_constants(constants, statistics, finer, tell)
         sqnr = measure(results) or 0.0
