@@ -482,6 +482,30 @@ def test_quantized_weights_of_every_type_make_smaller_files(tmp_path, dtype):
     assert np.array_equal(load_session(tmp_path / "o.onnx").run(None, feeds)[0], outputs_of(source, feeds)[0])
 
 
+def test_four_bits_that_do_not_shrink_are_copied(tmp_path):
+    # Coded they take fewer bits than a byte each, but more than the four they have.
+    codes = rng(0).integers(0, 16, (64, 64)).astype(ml_dtypes.uint4)
+    text = "(float[n, 64] x) => (float[n, 64] y) { f = DequantizeLinear(w, s) y = MatMul(x, f) }"
+    source = save(net(text, w=codes, s=np.float32(0.1)), tmp_path / "m.onnx")
+    report = compress(source, tmp_path / "o.onnx", recipe="lossless")
+    check_report(report, source, tmp_path / "o.onnx")
+    assert report["tensors"] == []
+    assert [(s["name"], s["stored_bytes"]) for s in report["skipped"]] == [("s", 4), ("w", 2048)]
+
+
+@pytest.mark.parametrize(("case", "axis"), [("conv", 1), ("transposed conv", 0), ("conv 1d", 1), ("opset 21", 0)])
+def test_what_silent_inputs_meet_is_pruned_first(tmp_path, case, axis):
+    source = save(NETS[case](), tmp_path / "m.onnx")
+    (shape,) = [i.shape for i in session(source).get_inputs()]
+    samples = rng(1).standard_normal((16, *shape[1:])).astype(np.float32)
+    samples[:, ::2] = 0
+    compress(source, tmp_path / "o.onnx", calibration=samples, sparsity=0.4)
+    ((_, stored, _),) = read_calls(onnx.load(tmp_path / "o.onnx"))
+    pruned = np.moveaxis(load(stored) == 0, axis, 0)
+    assert pruned[::2].mean() >= 0.8
+    assert pruned[1::2].mean() < 0.15
+
+
 def test_the_lossless_recipe_keeps_floats(tmp_path):
     source = save(NETS["deep"](), tmp_path / "m.onnx")
     report = compress(source, tmp_path / "o.onnx", recipe="lossless")
