@@ -15,7 +15,6 @@ import numpy.typing as npt
 from codec.frame import Frame, decode_frame, make_frame
 from codec.kernels import NUMBA
 from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, StreamError
-from refimpl.metrics import entropy_of_counts
 from refimpl.symbols import to_symbols
 from refimpl.tans.stream import Kernels
 
@@ -173,14 +172,3 @@ def fits(small: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     (True, False, True)
     """
     return len(small) <= len(shape) and all(s in (1, n) for s, n in zip(reversed(small), reversed(shape), strict=False))
-
-
-def symbol_entropy(symbols: npt.NDArray[np.uint8], *, kernels: Kernels = NUMBA) -> float:
-    """Order-0 entropy in bits per symbol.
-
-    Examples
-    --------
-    >>> symbol_entropy(np.array([0, 1], np.uint8))
-    1.0
-    """
-    return entropy_of_counts(kernels.histogram(np.ascontiguousarray(symbols).reshape(-1)))

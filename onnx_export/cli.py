@@ -145,7 +145,7 @@ def run_demo(options: argparse.Namespace) -> None:
 def run_compress(options: argparse.Namespace) -> None:
     """Tansor compress."""
     from onnx_export.compress import compress
-    from onnx_export.files import check_all_distinct, check_output, write_whole
+    from onnx_export.files import check_distinct, check_output, write_whole
     from onnx_export.progress import progress_bar
     from onnx_export.report import report_html
     from onnx_export.tables import compress_table
@@ -153,7 +153,7 @@ def run_compress(options: argparse.Namespace) -> None:
     extra = [path for path in (options.report, json_path(options)) if path is not None]
     for path in extra:
         check_output(path, force=options.force)
-    check_all_distinct([options.input, options.output, *extra])
+    check_distinct(options.input, options.output, *extra)
     with progress_bar() as progress:
         result = compress(
             options.input,
@@ -244,7 +244,7 @@ def json_path(options: argparse.Namespace) -> Path | None:
 
     Commands without ``--force`` replace a JSON file, but never a model or tokens.
     """
-    from onnx_export.files import check_all_distinct, check_output
+    from onnx_export.files import check_distinct, check_output
 
     if options.json in (None, "-"):
         return None
@@ -252,7 +252,8 @@ def json_path(options: argparse.Namespace) -> Path | None:
     check_output(path, force=getattr(options, "force", path.suffix == ".json"))
     read = [getattr(options, name, None) for name in ("input", "against", "tokens", "baseline")]
     for other in read:
-        check_all_distinct([path] if other is None else [path, other])
+        if other is not None:
+            check_distinct(path, other)
     return path
 
 

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,7 @@ def check_output(path: Path, *, force: bool) -> None:
         raise ExportError(f"{path}: the folder {path.parent} cannot be written")
 
 
-def check_all_distinct(paths: Sequence[Path]) -> None:
+def check_distinct(*paths: Path) -> None:
     """Refuse to write two things to one file, or over what is read.
 
     Raises
@@ -226,18 +226,6 @@ def check_all_distinct(paths: Sequence[Path]) -> None:
         for other in paths[:i]:
             if path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
                 raise InvalidArgument(f"{path} and {other} are the same file")
-
-
-def check_distinct(source: Path, output: Path) -> None:
-    """Refuse to replace the input.
-
-    Raises
-    ------
-    InvalidArgument
-        Both paths are the same file.
-    """
-    if output.exists() and source.exists() and output.samefile(source):
-        raise InvalidArgument("input and output are the same file")
 
 
 @contextmanager

@@ -43,11 +43,11 @@ def load_session(path: str | os.PathLike[str], mode: str = "resident", device: s
     if mode not in MODES:
         raise InvalidArgument(f"mode is {mode!r}, allowed are {', '.join(MODES)}")
     path = Path(path)
-    model = read_model(path)
+    model = read_model(path, external_data=False)
     if mode == "streaming" or all(o.domain != DOMAIN for o in model.opset_import):
-        return open_session(str(path), device)
+        return open_session(str(path), device)  # ONNX Runtime reads external tensors itself
     with naming(path):
-        decompress_model(model)
+        model = decompress_model(read_model(path))
     return open_session(model, device)
 
 

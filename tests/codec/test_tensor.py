@@ -6,13 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from strategies import symbol_arrays, weights
+from strategies import weights
 
 from codec.frame import Frame
 from codec.kernels import NUMBA
-from codec.tensor import DTYPES, fits, load, load_symbols, store_integers, store_weight, symbol_entropy
+from codec.tensor import DTYPES, fits, load, load_symbols, store_integers, store_weight
 from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded
-from refimpl.metrics import entropy
 from refimpl.pipeline import ActivationStatistics, LayerSettings, quantize_layer
 from refimpl.quantization import QuantizationSpec, quantize
 from refimpl.tans.blocks import Block
@@ -73,11 +72,6 @@ def test_stored_bytes_count_scales_and_zero_points():
     stored = store_weight(symbols, np.zeros((20, 1), np.uint8), np.ones((20, 1), np.float32), "float32")
     assert stored.stored_bytes == -(-stored.frame.block.stored_bits // 8) + 20 + 80
     assert stored.payload_bytes * 8 == stored.frame.block.payload_bits
-
-
-@given(symbol_arrays())
-def test_symbol_entropy_is_the_metric(symbols):
-    assert symbol_entropy(symbols) == entropy(symbols)
 
 
 @given(shapes, shapes)

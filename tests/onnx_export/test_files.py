@@ -8,7 +8,6 @@ from onnx import helper
 from onnx_export_models import CONDITIONAL, NETS, net, normal, save
 
 from onnx_export.files import (
-    check_all_distinct,
     check_distinct,
     check_output,
     file_bytes,
@@ -193,11 +192,11 @@ def test_of_many_paths_no_two_may_be_the_same_file(tmp_path):
     for name in "ab":
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    check_all_distinct([])
-    check_all_distinct([tmp_path / "a", tmp_path / "b", tmp_path / "new"])
+    check_distinct()
+    check_distinct(tmp_path / "a", tmp_path / "b", tmp_path / "new")
     for twice in (["a", "b", "link"], ["new", "b", "new"], ["new", "../" + tmp_path.name + "/new"]):
         with pytest.raises(InvalidArgument, match="same file"):
-            check_all_distinct([tmp_path / name for name in twice])
+            check_distinct(*(tmp_path / name for name in twice))
 
 
 def test_names_are_put_before_stream_errors_once():
