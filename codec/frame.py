@@ -8,14 +8,16 @@ at   size field
 0    4    magic ``tANS``
 4    1    version, 1
 5    1    mode: 0 raw, 1 constant, 2 coded, 3 partial
-6    2    reserved
+6    1    flags: bit 0 packed, others reserved
+7    1    reserved
 8    8    symbol_count
 16   4    CRC-32 of the symbols
 20   4    CRC-32 of the frame without these four bytes
 24        *coded, partial:* lane_count u32, length_base u32, word_count u32,
-          alphabet u16, length_width u8, bytes per normalized count u8 (1 or 2)
-40        *partial:* symbols per chunk u32, chunks per block u8, coded chunks u8, reserved u16
-..        *coded, partial:* normalized counts, zero bytes up to a multiple of four, words
+          alphabet u16, bytes of the classes u16,
+          length_width u8, bytes per normalized count u8 (1 or 2), reserved u16
+44        *partial:* symbols per chunk u32, chunks per block u8, coded chunks u8, reserved u16
+..        *coded, partial:* normalized counts, classes, zero bytes up to a multiple of four, words
 ..        raw symbols
 ==== ==== =====================================================================
 
@@ -23,25 +25,28 @@ Specification: docs/spec/frame.md.
 """
 
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from zlib_ng.zlib_ng import crc32
 
 from codec.kernels import NUMBA
 from refimpl.errors import Corrupt, InvalidArgument, Truncated, UnsupportedVersion
-from refimpl.tans.blocks import MODES, Block, Chunks, decode_block, encode_block, stored_counts
+from refimpl.tans.blocks import MODES, Block, Chunks, decode_block, encode_block
+from refimpl.tans.classes import class_table
+from refimpl.tans.counts import stored_counts
 from refimpl.tans.spread import table_log_of
 from refimpl.tans.stream import Kernels, Stream
 
 MAGIC = b"tANS"
 VERSION = 1
-HEADER = struct.Struct("<4sBBHQII")
-STREAM = struct.Struct("<IIIHBB")
+HEADER = struct.Struct("<4sBBBBQII")
+STREAM = struct.Struct("<IIIHHBBH")
 CHUNKS = struct.Struct("<IBBH")
 FRAME_CRC_AT = 20
+PACKED = 1  # flag
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def encode(
     >>> symbols = np.tile(np.array([3, 3, 3, 4], np.uint8), 1000)
     >>> frame = encode(symbols)
     >>> len(frame), bool((decode(frame) == symbols).all())
-    (456, True)
+    (460, True)
     """
     return write_frame(
         make_frame(
@@ -126,7 +131,7 @@ def make_frame(
     block = encode_block(
         symbols, profile=profile, fraction=fraction, table_log=table_log, lane_count=lane_count, kernels=kernels
     )
-    return Frame(block, zlib.crc32(np.ascontiguousarray(symbols).data))
+    return Frame(block, crc32(np.ascontiguousarray(symbols).data))
 
 
 def decode_frame(frame: Frame, *, kernels: Kernels = NUMBA) -> npt.NDArray[np.uint8]:
@@ -139,7 +144,7 @@ def decode_frame(frame: Frame, *, kernels: Kernels = NUMBA) -> npt.NDArray[np.ui
     """
     symbols = decode_block(frame.block, kernels=kernels)
     repeated = symbols.strides == (0,)  # one symbol as often as claimed: reading them all is the price of a lie
-    if not repeated and zlib.crc32(np.ascontiguousarray(symbols).data) != frame.symbols_crc:
+    if not repeated and crc32(np.ascontiguousarray(symbols).data) != frame.symbols_crc:
         raise Corrupt("the checksum of the decoded symbols is wrong")
     return symbols
 
@@ -156,17 +161,21 @@ def write_frame(frame: Frame) -> bytes:
                 stream.length_base,
                 len(stream.words),
                 len(counts),
+                len(stream.classes),
                 stream.length_width,
                 counts.itemsize,
+                0,
             )
         )
         if block.chunks is not None:
             parts.append(CHUNKS.pack(block.chunks.symbols, block.chunks.per_block, block.chunks.coded, 0))
-        parts.append(counts.astype(counts.dtype.newbyteorder("<")).tobytes() + bytes(-counts.nbytes % 4))
+        model = counts.astype(counts.dtype.newbyteorder("<")).tobytes() + stream.classes.tobytes()
+        parts.append(model + bytes(-len(model) % 4))
         parts.append(stream.words.astype("<u4").tobytes())
     body = b"".join(parts) + block.raw.tobytes()
-    fields = (MAGIC, VERSION, MODES.index(block.mode), 0, block.symbol_count, frame.symbols_crc)
-    crc = zlib.crc32(body, zlib.crc32(HEADER.pack(*fields, 0)[:FRAME_CRC_AT]))
+    flags = PACKED if block.packed else 0
+    fields = (MAGIC, VERSION, MODES.index(block.mode), flags, 0, block.symbol_count, frame.symbols_crc)
+    crc = crc32(body, crc32(HEADER.pack(*fields, 0)[:FRAME_CRC_AT]))
     return HEADER.pack(*fields, crc) + body
 
 
@@ -183,54 +192,58 @@ def read_frame(data: bytes) -> Frame:
         A frame of another version.
     """
     reader = Reader(data)
-    magic, version, mode, reserved, symbol_count, symbols_crc, crc = reader.unpack(HEADER)
+    magic, version, mode, flags, reserved, symbol_count, symbols_crc, crc = reader.unpack(HEADER)
     if magic != MAGIC:
         raise Corrupt(f"a frame begins with {MAGIC!r}, these bytes with {magic!r}")
     if version != VERSION:
         raise UnsupportedVersion(f"frame version {version}, this program reads version {VERSION}")
-    if mode >= len(MODES) or reserved:
-        raise Corrupt(f"frame mode {mode}, reserved field {reserved}")
+    if mode >= len(MODES) or flags & ~PACKED or reserved or (flags and MODES[mode] == "constant"):
+        raise Corrupt(f"frame mode {mode}, flags {flags:#x}, reserved byte {reserved}")
     stream = chunks = None
-    raw_count = {"raw": symbol_count, "constant": 1}.get(MODES[mode], 0)
+    units = (symbol_count + 1) // 2 if flags & PACKED else symbol_count
+    raw_count = {"raw": units, "constant": 1}.get(MODES[mode], 0)
     if MODES[mode] in ("coded", "partial"):
-        lane_count, length_base, word_count, alphabet, length_width, itemsize = reader.unpack(STREAM)
-        if itemsize not in (1, 2) or not 1 <= alphabet <= 256:
-            raise Corrupt(f"{alphabet} normalized counts of {itemsize} bytes")
-        coded_count = symbol_count
+        fields = reader.unpack(STREAM)
+        lane_count, length_base, word_count, alphabet, class_bytes, length_width, itemsize, reserved = fields
+        if itemsize not in (1, 2) or not 1 <= alphabet <= 256 or reserved:
+            raise Corrupt(f"{alphabet} normalized counts of {itemsize} bytes, reserved field {reserved}")
+        coded_count = units
         if MODES[mode] == "partial":
             chunk, per_block, coded, reserved = reader.unpack(CHUNKS)
             chunks = Chunks(chunk, per_block, coded)
-            if reserved or not chunks.fits(symbol_count):
-                raise Corrupt(f"{coded} of {per_block} chunks of {chunk} symbols are coded, of {symbol_count} in all")
-            raw_count = chunks.raw_count(symbol_count)
+            if reserved or not chunks.fits(units):
+                raise Corrupt(f"{coded} of {per_block} chunks of {chunk} symbols are coded, of {units} in all")
+            raw_count = chunks.raw_count(units)
             coded_count -= raw_count
         counts = reader.array(f"<u{itemsize}", alphabet).astype(np.int64)
-        if reader.array("<u1", -alphabet * itemsize % 4).any():
-            raise Corrupt("padding behind the normalized counts is not zero")
+        classes = reader.array("<u1", class_bytes)
+        if reader.array("<u1", -(alphabet * itemsize + class_bytes) % 4).any():
+            raise Corrupt("padding in front of the words is not zero")
         words = reader.array("<u4", word_count)
-        stream = Stream(coded_count, lane_count, length_base, length_width, counts, words)
+        stream = Stream(coded_count, lane_count, length_base, length_width, counts, classes, words)
     raw = reader.array("<u1", raw_count)
     if reader.at != len(data):
         raise Corrupt(f"{len(data) - reader.at} bytes behind the frame")
-    if zlib.crc32(data[FRAME_CRC_AT + 4 :], zlib.crc32(data[:FRAME_CRC_AT])) != crc:
+    if crc32(data[FRAME_CRC_AT + 4 :], crc32(data[:FRAME_CRC_AT])) != crc:
         raise Corrupt("the checksum of the stored bytes is wrong")
     if stream is not None:
-        check_counts(stream.counts)
-    return Frame(Block(MODES[mode], symbol_count, raw, stream, chunks), symbols_crc)
+        check_model(stream)
+    return Frame(Block(MODES[mode], symbol_count, raw, stream, chunks, bool(flags & PACKED)), symbols_crc)
 
 
-def check_counts(counts: npt.NDArray[np.int64]) -> None:
-    """Refuse counts that no table has.
+def check_model(stream: Stream) -> None:
+    """Refuse counts and classes that no table has.
 
     Raises
     ------
     Corrupt
-        They do not sum to a power of two from 2**5 to 2**12.
+        The counts do not sum to a power of two from 2**5 to 2**12, or the classes contradict themselves.
     """
     try:
-        table_log_of(counts)
+        table_log_of(stream.counts)
     except InvalidArgument as error:
         raise Corrupt(str(error)) from None
+    class_table(stream.classes)
 
 
 class Reader:

@@ -1,24 +1,32 @@
-"""The three loops that touch every symbol, jitted: bit for bit those of refimpl.tans.
+"""The loops that touch every symbol, jitted: bit for bit those of refimpl.tans.
 
-Lanes are independent, so a processor overlaps their table look-ups by itself if it meets many
-lanes in a row: the inner loop runs over a tile of lanes, the outer one over groups of four steps.
-Four steps read at most 48 bits, which one unaligned 64-bit load provides.
+Lanes are independent. A *tile* of 64 neighbouring lanes is coded side by side (`codec.vector`), group of four
+steps by group; the last tile of a range overlaps the one before it, a range of fewer lanes is filled up
+with copies. Ranges of lanes run in threads. Literals are rare: the vector code says which lanes met one.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
+from codec.vector import LANES, decode_group, encode_group, lowest_bit, prefetch, read64, write64
 from refimpl.errors import Corrupt
-from refimpl.tans.lanes import lane_length
-from refimpl.tans.stream import Kernels
+from refimpl.tans.classes import ClassTable
+from refimpl.tans.lanes import GROUP, lane_length
+from refimpl.tans.stream import Kernels, append_bits
 from refimpl.tans.tables import DecodeTable, EncodeTable
 
-TILE = 64  # lanes in the inner loop: their states, windows and output rows stay in the L1 cache
+LITERAL_FLAG = np.uint32(1 << 31)
+LEADER_FLAG = np.uint32(1 << 7)
+MAX_STEP_BITS = 12 + 8  # of one symbol: its state bits and its literal
+CHUNK_BITS = 1 << 27  # at most as many bits are coded before they are copied to where they stay
+AHEAD = 8  # groups between fetching memory and using it
+THREAD_SYMBOLS = 1 << 18  # fewer symbols are not worth a thread
 
 
 def histogram(symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -34,77 +42,132 @@ def histogram(symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def encode_lanes(
-    symbols: npt.NDArray[np.uint8], lane_count: int, padding: int, table: EncodeTable
-) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64], npt.NDArray[np.uint32]]:
+    symbols: npt.NDArray[np.uint8], lane_count: int, padding: int, table: EncodeTable, classes: ClassTable,
+    *, jobs: int = 1,
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64], npt.NDArray[np.uint32]]:  # fmt: skip
     """Twin of `refimpl.tans.encoding.encode_lanes`: same arguments, same words."""
+    symbols = np.ascontiguousarray(symbols)
     steps = lane_length(len(symbols), lane_count)
+    entries, next_state, first_states = pack_encode_table(table, classes)
+    widths = classes.width[classes.leader]
     start_states = np.empty(lane_count, np.uint16)
     bit_lengths = np.empty(lane_count, np.int64)
-    chunks = []
-    pending = np.zeros(2, np.uint64)  # bits of the last, unfinished word, and how many
-    most = steps * (len(table.next_state).bit_length() - 1)  # bits of the longest possible lane
-    lanes_at_once = max(TILE, min(lane_count, (1 << 25) // max(most, 1)) // TILE * TILE)
-    for first in range(0, lane_count, lanes_at_once):
-        last = min(first + lanes_at_once, lane_count)
-        words = np.empty((last - first) * most // 32 + 2, np.uint32)
-        used = encode_tile_range(
-            symbols, lane_count, first, last, steps, padding,
-            table.bit_count_delta, table.first_slot, table.next_state, table.last_state,
-            start_states, bit_lengths, pending, words,
+    each = max(LANES, CHUNK_BITS // (steps * MAX_STEP_BITS) // LANES * LANES)
+
+    def encode(first: int, last: int) -> npt.NDArray[np.uint32]:
+        count = last - first
+        buffer = np.empty(count * steps * MAX_STEP_BITS // 32 + 4, np.uint32)
+        used = encode_range(
+            symbols, lane_count, first, last, steps, padding, entries, next_state, first_states, widths, classes.index,
+            start_states, bit_lengths, buffer.view(np.uint8),
         )  # fmt: skip
-        chunks.append(words[:used].copy())
-    if pending[1]:
-        chunks.append(pending[:1].astype(np.uint32))
-    return start_states, bit_lengths, np.concatenate(chunks)
+        return buffer[: (used + 31) // 32].copy()
+
+    if jobs > 1:
+        each = min(each, max(LANES, -(-lane_count // jobs // LANES) * LANES))
+    ranges = [(first, min(first + each, lane_count)) for first in range(0, lane_count, each)]
+    parts = run(encode, ranges, jobs if len(symbols) > THREAD_SYMBOLS else 1)
+    lengths = [int(bit_lengths[first:last].sum()) for first, last in ranges]
+    return start_states, bit_lengths, join_bits(parts, lengths)
 
 
 def decode_lanes(
-    words: npt.NDArray[np.uint32],
-    first_bit: int,
-    start_states: npt.NDArray[np.uint16],
-    bit_lengths: npt.NDArray[np.int64],
-    table: DecodeTable,
-    symbol_count: int,
-) -> npt.NDArray[np.uint8]:
+    words: npt.NDArray[np.uint32], first_bit: int, start_states: npt.NDArray[np.uint16],
+    bit_lengths: npt.NDArray[np.int64], table: DecodeTable, classes: ClassTable, symbol_count: int,
+    packed: bool = False, *, jobs: int = 1,
+) -> npt.NDArray[np.uint8]:  # fmt: skip
     """Twin of `refimpl.tans.decoding.decode_lanes`: same arguments, same symbols, same errors."""
     lane_count = len(start_states)
     steps = lane_length(symbol_count, lane_count)
-    padded = np.zeros(len(words) + 2, np.uint32)  # room for one load behind the last word
-    padded[: len(words)] = words
-    symbols = np.empty(steps * lane_count, np.uint8)
-    position = first_bit + np.cumsum(bit_lengths) - bit_lengths
-    bad = decode_rows(
-        padded.view(np.uint8), 4 * len(words), position, bit_lengths, start_states, pack_table(table), symbols
-    )
-    if bad >= 0:
-        raise Corrupt(f"lane {bad} does not use exactly its bits")
-    return symbols[:symbol_count]
+    if len(words) < 2:  # one load takes eight bytes
+        words = np.concatenate([words, np.zeros(2, np.uint32)])
+    data = np.ascontiguousarray(words).view(np.uint8)
+    ends = first_bit + np.cumsum(bit_lengths)
+    unit = np.uint16 if packed else np.uint8
+    symbols = np.empty(steps * lane_count, unit)
+    entries = pack_decode_table(table, classes)
+
+    def decode(first: int, last: int) -> int:
+        return decode_range(
+            data, lane_count, first, last, ends - bit_lengths, ends, start_states, entries,
+            classes.width, classes.first, classes.member, symbols,
+        )  # fmt: skip
+
+    each = max(LANES, -(-lane_count // jobs // LANES) * LANES)
+    ranges = [(first, min(first + each, lane_count)) for first in range(0, lane_count, each)]
+    bad = [lane for lane in run(decode, ranges, jobs if symbol_count > THREAD_SYMBOLS else 1) if lane >= 0]
+    if bad:
+        raise Corrupt(f"lane {min(bad)} does not use exactly its bits")
+    return symbols[:symbol_count].view(np.uint8)
 
 
 NUMBA = Kernels(histogram, encode_lanes, decode_lanes)
 
 
-def pack_table(table: DecodeTable) -> npt.NDArray[np.uint32]:
-    """One 32-bit word per state: bit count in bits 0-7, symbol in 8-15, base in 16-31.
+def numba_kernels(jobs: int = 1) -> Kernels:
+    """The jitted kernels on so many threads; the bytes do not depend on it.
+
+    Examples
+    --------
+    >>> numba_kernels(2).histogram(np.array([0, 1, 1], np.uint8))
+    array([1, 2])
+    """
+    return Kernels(histogram, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs))
+
+
+def run(task: Callable[[int, int], Any], ranges: list[tuple[int, int]], jobs: int) -> list[Any]:
+    """Results of a task on every range of lanes, in order."""
+    if jobs == 1 or len(ranges) == 1:
+        return [task(first, last) for first, last in ranges]
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(lambda lanes: task(*lanes), ranges))
+
+
+def join_bits(parts: list[npt.NDArray[np.uint32]], lengths: list[int]) -> npt.NDArray[np.uint32]:
+    """Bit runs put behind one another.
+
+    Examples
+    --------
+    >>> join_bits([np.array([5], np.uint32), np.array([3], np.uint32)], [3, 2])
+    array([29], dtype=uint32)
+    """
+    while len(parts) > 1:  # neighbours in pairs: each bit is copied log2(parts) times
+        pairs = list(zip(parts[::2], parts[1::2], lengths[::2], lengths[1::2], strict=False))
+        odd_part, odd_length = parts[2 * len(pairs) :], lengths[2 * len(pairs) :]
+        parts = [append_bits(a, n, b, m) for a, b, n, m in pairs] + odd_part
+        lengths = [n + m for _, _, n, m in pairs] + odd_length
+    return parts[0]
+
+
+def pack_decode_table(table: DecodeTable, classes: ClassTable) -> npt.NDArray[np.uint32]:
+    """One word per state: bit count in bits 0-3, whether its symbol leads a class in 7, symbol in 8-15, base above.
 
     A shift takes its count from the lowest bits of a register, so the bit count lies there.
     """
     packed = table.bit_count | table.symbol.astype(np.uint32) << np.uint32(8)
-    return packed | table.base.astype(np.uint32) << np.uint32(16)
+    leads = np.where(classes.width[table.symbol] > 0, LEADER_FLAG, np.uint32(0))
+    return packed | leads | table.base.astype(np.uint32) << np.uint32(16)
 
 
-def load64(_context: Any, data: Any, _offset: Any) -> Any:
-    """Type and code of ``read64(data, offset)``: 8 bytes at any byte offset as a little-endian number."""
+def pack_encode_table(
+    table: EncodeTable, classes: ClassTable
+) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+    """One word per symbol, and the next states; states have the table's size added.
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        address = builder.gep(array.data, [arguments[1]])
-        return builder.load(builder.bitcast(address, ir.IntType(64).as_pointer()), align=1)
-
-    return types.uint64(data, types.int64), codegen
-
-
-read64: Any = intrinsic(load64)
+    A symbol's word is that of its leader: in bits 0-16 what added to a state makes the bit count its bits from 13 on,
+    in 17-29 the first slot modulo 2**13, in 31 whether a literal follows. The third array has the state from which
+    a symbol's lowest state is reached: the largest count of bits, all of them zero.
+    """
+    size = len(table.next_state)
+    largest = (table.bit_count_delta.astype(np.int64) + size - 1) >> 16
+    threshold = size + (largest << 16) - table.bit_count_delta  # from this state on, a step gives off `largest` bits
+    first_slot = table.first_slot.astype(np.int64) & 8191
+    entries, first_states = np.zeros(256, np.uint32), np.zeros(256, np.uint32)
+    entries[: len(largest)] = np.maximum(0, (largest << 13) - threshold) | first_slot << 17
+    first_states[: len(largest)] = threshold
+    flags = np.where(classes.width[classes.leader] > 0, LITERAL_FLAG, np.uint32(0))
+    next_state = table.next_state.astype(np.uint32) + np.uint32(size)
+    return entries[classes.leader] | flags, next_state, first_states[classes.leader]
 
 
 @njit(nogil=True)
@@ -124,146 +187,126 @@ def count_symbols(symbols: Any) -> Any:
 
 
 @njit(nogil=True)
-def decode_rows(
-    data: Any, byte_count: Any, position: Any, bit_lengths: Any, start_states: Any, table: Any, symbols: Any
-) -> Any:
-    """Fill symbols (groups of 4 * lanes); return -1 or the first lane that does not use exactly its bits."""
-    lanes = len(start_states)
-    groups = len(symbols) // (4 * lanes)
-    one, three, eight, sixteen = np.uint64(1), np.uint64(3), np.uint64(8), np.uint64(16)
-    low6 = np.uint64(63)  # bit counts are below 16; this mask costs nothing, a shift has it built in
-    mask = np.uint64(len(table) - 1)
-    state = np.empty(TILE, np.uint64)  # below the table size by construction
-    at = np.empty(TILE, np.uint64)
-    limit = np.uint64(byte_count)
-    for first in range(0, lanes, TILE):
-        count = min(TILE, lanes - first)
+def decode_range(
+    data: Any, lane_count: Any, first_lane: Any, last_lane: Any, starts: Any, ends: Any, start_states: Any, table: Any,
+    width: Any, first_member: Any, member: Any, symbols: Any,
+) -> Any:  # fmt: skip
+    """Decode lanes [first_lane, last_lane); return -1 or the first that does not use exactly its bits."""
+    groups = len(symbols) // (GROUP * lane_count)
+    last_byte = len(data) - 8
+    mask = np.int32(len(table) - 1)
+    state = np.empty(LANES, np.int32)
+    position = np.empty(LANES, np.int64)
+    end = np.empty(LANES, np.int64)
+    filled_up = last_lane - first_lane < LANES
+    row = np.empty(GROUP * LANES, symbols.dtype)
+    bad = -1
+    for begin in range(first_lane, last_lane, LANES):
+        tile = begin if filled_up else min(begin, last_lane - LANES)
+        count = min(LANES, last_lane - tile)
+        for k in range(LANES):
+            lane = tile + min(k, count - 1)
+            state[k] = np.int32(start_states[lane]) & mask
+            position[k] = starts[lane]
+            end[k] = ends[lane]
+        for g in range(groups):
+            keep = np.int32(15 if g < groups - 1 else 0)  # the last symbol is in the state alone
+            at = GROUP * (g * lane_count + tile)
+            target, offset = (row, 0) if filled_up else (symbols, at)
+            # A row is a long way from the one before: fetch it early, or each store waits for memory.
+            prefetch(symbols, at + AHEAD * GROUP * lane_count)
+            prefetch(data, (ends[tile + count - 1] >> 3) + g * GROUP * LANES)  # the next tile's bits
+            leaders = decode_group(data, last_byte, table, state, position, keep, target, offset)
+            while leaders:
+                k = lowest_bit(leaders)
+                leaders &= leaders - np.uint64(1)
+                where = offset + GROUP * k
+                end[k] = read_literals(data, last_byte, target, where, end[k], width, first_member, member)
+            if filled_up:
+                symbols[at : at + GROUP * count] = row[: GROUP * count]
         for k in range(count):
-            state[k] = np.uint64(start_states[first + k]) & mask
-            at[k] = position[first + k]
-        for g in range(groups - 1):
-            out = np.uint64(4 * (g * lanes + first))
-            for k in range(count):
-                p = at[k]
-                window = read64(data, np.int64(min(p >> three, limit))) >> (p & np.uint64(7))
-                e = np.uint64(table[state[k]])
-                symbols[out] = np.uint8(e >> eight)
-                b = e & low6
-                p += b
-                s = (e >> sixteen) + (window & ((one << b) - one))
-                window >>= b
-                e = np.uint64(table[s])
-                symbols[out + one] = np.uint8(e >> eight)
-                b = e & low6
-                p += b
-                s = (e >> sixteen) + (window & ((one << b) - one))
-                window >>= b
-                e = np.uint64(table[s])
-                symbols[out + np.uint64(2)] = np.uint8(e >> eight)
-                b = e & low6
-                p += b
-                s = (e >> sixteen) + (window & ((one << b) - one))
-                window >>= b
-                e = np.uint64(table[s])
-                symbols[out + three] = np.uint8(e >> eight)
-                b = e & low6
-                state[k] = (e >> sixteen) + (window & ((one << b) - one))
-                at[k] = p + b
-                out += np.uint64(4)
-        for k in range(count):  # the last group: its fourth symbol reads no bits
-            p = at[k]
-            window = read64(data, np.int64(min(p >> three, limit))) >> (p & np.uint64(7))
-            s = state[k]
-            for j in range(4):
-                e = np.uint64(table[s])
-                symbols[4 * ((groups - 1) * lanes + first + k) + j] = np.uint8(e >> eight)
-                if j < 3:
-                    b = e & low6
-                    p += b
-                    s = (e >> sixteen) + (window & ((one << b) - one))
-                    window >>= b
-            if np.int64(p) != position[first + k] + bit_lengths[first + k]:
-                return first + k
-    return -1
+            if position[k] != end[k] and bad < 0:
+                bad = tile + k
+    return bad
 
 
 @njit(nogil=True)
-def encode_tile_range(
-    symbols: Any, lane_count: Any, first_lane: Any, last_lane: Any, steps: Any, padding: Any,
-    bit_count_delta: Any, first_slot: Any, next_state: Any, last_state: Any,
-    start_states: Any, bit_lengths: Any, pending: Any, words: Any,
+def read_literals(
+    data: Any, last_byte: Any, symbols: Any, at: Any, end: Any, width: Any, first_member: Any, member: Any
+) -> Any:
+    """Replace the leaders in a group of four by the members meant; return where the next literal ends."""
+    for i in range(at, at + GROUP):
+        unit = symbols[i]
+        leader = np.uint8(unit & 15 | unit >> 4 & 240) if symbols.itemsize == 2 else np.uint8(unit)
+        bits = np.int64(width[leader])
+        if bits:
+            end -= bits
+            byte = max(np.int64(0), min(end >> 3, last_byte))
+            shift = np.uint64(max(np.int64(0), min(end - 8 * byte, np.int64(63))))
+            literal = np.int64(read64(data, byte) >> shift) & ((1 << bits) - 1)
+            found = member[first_member[leader] + literal]
+            symbols[i] = np.uint16(found & 15) | np.uint16(found >> 4) << 8 if symbols.itemsize == 2 else found
+    return end
+
+
+@njit(nogil=True)
+def encode_range(
+    symbols: Any, lane_count: Any, first_lane: Any, last_lane: Any, steps: Any, padding: Any, table: Any,
+    next_state: Any, first_states: Any, width: Any, index: Any, start_states: Any, bit_lengths: Any, data: Any,
 ) -> Any:  # fmt: skip
-    """Code lanes [first_lane, last_lane) and append their bits to ``pending`` + ``words``; return words used."""
-    size = np.uint64(len(next_state))
-    one, s16, s32 = np.uint64(1), np.uint64(16), np.uint64(32)
-    capacity = steps * 12 // 32 + 2  # words of the longest lane
-    scratch = np.empty((TILE, capacity), np.uint32)  # each lane's words, filled from the end
-    state = np.empty(TILE, np.uint64)
-    top = np.empty(TILE, np.int64)  # free word in scratch
-    held = np.empty(TILE, np.uint64)  # bits not yet in scratch, the earliest to be read lowest
-    held_count = np.empty(TILE, np.uint64)
-    groups = steps // 4
-    acc, acc_count = pending[0], pending[1]
-    used = 0
-    four = np.empty(4, np.uint8)
+    """Code lanes [first_lane, last_lane) into ``data``; return the number of bits."""
     n = len(symbols)
-    for first in range(first_lane, last_lane, TILE):
-        count = min(TILE, last_lane - first)
+    groups = steps // GROUP
+    size = np.int32(len(next_state))
+    state = np.empty(LANES, np.int32)
+    bits = np.empty(groups * LANES, np.uint64)
+    row = np.empty(GROUP * LANES, np.uint8)
+    literals = np.empty(steps, np.uint8)
+    at = 0  # bits written
+    carry = np.uint64(0)  # of them, those in the byte that is not full
+    for tile in range(first_lane, last_lane, LANES):
+        count = min(LANES, last_lane - tile)
         for g in range(groups - 1, -1, -1):
-            for k in range(count):
-                start = 4 * (g * lane_count + first + k)
-                if start + 4 <= n:
-                    a, b, c, d = symbols[start], symbols[start + 1], symbols[start + 2], symbols[start + 3]
-                else:
-                    for j in range(4):
-                        four[j] = symbols[start + j] if start + j < n else np.uint8(padding)
-                    a, b, c, d = four[0], four[1], four[2], four[3]
-                if g == groups - 1:
-                    s = np.uint64(last_state[d])
-                    h, m, t = np.uint64(0), np.uint64(0), np.int64(capacity - 1)
-                else:
-                    s, h, m, t = state[k], held[k], held_count[k], top[k]
-                    w = (s + np.uint64(bit_count_delta[d])) >> s16 & np.uint64(15)
-                    h = h << w | s & ((one << w) - one)
-                    m += w
-                    s = np.uint64(next_state[np.int64(first_slot[d]) + np.int64((size + s) >> w)])
-                w = (s + np.uint64(bit_count_delta[c])) >> s16 & np.uint64(15)
-                h = h << w | s & ((one << w) - one)
-                m += w
-                s = np.uint64(next_state[np.int64(first_slot[c]) + np.int64((size + s) >> w)])
-                # A word is stored each time and kept only if it is full: no branch.
-                full = m >> np.uint64(5)  # 0 or 1
-                scratch[k, t] = np.uint32(h >> (m - s32 & np.uint64(63)))
-                t -= np.int64(full)
-                m -= full << np.uint64(5)
-                w = (s + np.uint64(bit_count_delta[b])) >> s16 & np.uint64(15)
-                h = h << w | s & ((one << w) - one)
-                m += w
-                s = np.uint64(next_state[np.int64(first_slot[b]) + np.int64((size + s) >> w)])
-                w = (s + np.uint64(bit_count_delta[a])) >> s16 & np.uint64(15)
-                h = h << w | s & ((one << w) - one)
-                m += w
-                s = np.uint64(next_state[np.int64(first_slot[a]) + np.int64((size + s) >> w)])
-                full = m >> np.uint64(5)
-                scratch[k, t] = np.uint32(h >> (m - s32 & np.uint64(63)))
-                t -= np.int64(full)
-                m -= full << np.uint64(5)
-                state[k], held[k], held_count[k], top[k] = s, h, m, t
+            begin = GROUP * (g * lane_count + tile)
+            prefetch(symbols, begin - AHEAD * GROUP * lane_count)
+            source, offset = symbols, begin
+            if count < LANES or begin + GROUP * LANES > n:
+                source, offset = row, 0
+                for i in range(GROUP * LANES):
+                    row[i] = symbols[begin + i] if i < GROUP * count and begin + i < n else padding
+            keep = np.int32(15)
+            if g == groups - 1:  # begin so that the last symbol is coded by its lowest state, in no bits
+                keep = np.int32(0)
+                for k in range(LANES):
+                    state[k] = first_states[source[offset + GROUP * k + GROUP - 1]]
+            encode_group(source, offset, table, next_state, state, keep, bits, g * LANES)
         for k in range(count):
-            start_states[first + k] = state[k]
-            m = held_count[k]
-            bit_lengths[first + k] = np.int64(m) + 32 * (capacity - 1 - top[k])
-            acc |= (held[k] & ((one << m) - one)) << acc_count
-            acc_count += m
-            if acc_count >= s32:
-                words[used] = np.uint32(acc)
-                used += 1
-                acc >>= s32
-                acc_count -= s32
-            for kept in range(top[k] + 1, capacity):
-                acc |= np.uint64(scratch[k, kept]) << acc_count
-                words[used] = np.uint32(acc)
-                used += 1
-                acc >>= s32
-    pending[0], pending[1] = acc, acc_count
-    return used
+            start_states[tile + k] = state[k] - size
+            begin, found = at, 0
+            for g in range(groups):
+                group = bits[g * LANES + k]
+                carry, at = append(
+                    data, at, carry, group & np.uint64((1 << 48) - 1), np.int64(group >> np.uint64(48) & np.uint64(63))
+                )
+                if group >> np.uint64(56):
+                    first = GROUP * (g * lane_count + tile + k)
+                    for i in range(first, first + GROUP):
+                        symbol = symbols[i] if i < n else np.uint8(padding)
+                        if width[symbol]:
+                            literals[found] = symbol
+                            found += 1
+            for i in range(found - 1, -1, -1):  # the decoder reads them from the end
+                symbol = literals[i]
+                carry, at = append(data, at, carry, np.uint64(index[symbol]), np.int64(width[symbol]))
+            bit_lengths[tile + k] = at - begin
+    write64(data, at >> 3, carry)
+    return at
+
+
+@njit(nogil=True)
+def append(data: Any, at: Any, carry: Any, value: Any, count: Any) -> Any:
+    """Write a field of up to 56 bits at bit ``at``; return the bits of the byte begun, and the new position."""
+    whole = carry | value << np.uint64(at & 7)
+    write64(data, at >> 3, whole)
+    following = at + count
+    return whole >> np.uint64(8 * ((following >> 3) - (at >> 3))), following

@@ -5,21 +5,24 @@ Specification: docs/spec/onnx.md.
 """
 
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
+from zlib_ng.zlib_ng import crc32
 
 from codec.frame import Frame
 from codec.tensor import FLOATS, INTEGERS, StoredTensor
-from onnx_export.functions import DOMAIN
+from onnx_export.functions import DOMAIN, decompress_name
 from refimpl.errors import Corrupt
-from refimpl.tans.blocks import Block, Chunks, stored_counts
+from refimpl.tans.blocks import Block, Chunks
+from refimpl.tans.classes import NO_CLASSES
+from refimpl.tans.counts import stored_counts
 from refimpl.tans.stream import Stream
 
 ELEMENT_TYPES = {
@@ -27,16 +30,32 @@ ELEMENT_TYPES = {
     "int8": onnx.TensorProto.INT8, "uint8": onnx.TensorProto.UINT8,
     "int4": onnx.TensorProto.INT4, "uint4": onnx.TensorProto.UINT4,
 }  # fmt: skip
-# (block mode, is a weight) -> function. Integers that coding does not shrink are left as they are.
-OPS = {
-    ("coded", True): "DecompressLinear",
-    ("partial", True): "DecompressPartialLinear",
-    ("raw", True): "RawLinear",
-    ("constant", True): "ConstantLinear",
-    ("coded", False): "DecompressInteger",
-    ("partial", False): "DecompressPartialInteger",
-}
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a function decodes; integers that coding does not shrink are left as they are."""
+
+    mode: str
+    is_weight: bool
+    classes: bool = False
+    packed: bool = False
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        if self.mode in ("raw", "constant"):
+            return self.mode.capitalize() + "Packed" * self.packed + "Linear"
+        name = decompress_name(self.classes, self.packed, self.mode == "partial")
+        return name + ("Linear" if self.is_weight else "Integer")
+
+
+KINDS = [
+    Kind(mode, is_weight, classes, packed)
+    for mode, is_weight, classes, packed in product(("coded", "partial"), (True, False), (False, True), (False, True))
+] + [Kind("raw", True), Kind("raw", True, packed=True), Kind("constant", True)]
+KIND_OF = {kind.name: kind for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -75,9 +94,13 @@ def write_call(name: str, stored: StoredTensor) -> Call:
             "counts": counts,
             "layout": np.array([*fields, *stored.shape], np.int64),
         }
+        if len(stream.classes):
+            parts["classes"] = stream.classes
         if block.chunks is not None:
             chunks = [block.chunks.symbols, block.chunks.per_block, block.chunks.coded]
             parts |= {"raw": block.raw, "chunks": np.array(chunks, np.int64)}
+    elif block.packed:
+        parts |= {"units": block.raw, "shape": np.array(stored.shape, np.int64)}
     elif block.mode == "raw":
         parts["symbols"] = block.raw.reshape(stored.shape)
     else:
@@ -86,8 +109,9 @@ def write_call(name: str, stored: StoredTensor) -> Call:
         parts["scale"] = stored.scale
     parts["zero_point"] = stored.zero_point
     inputs = [numpy_helper.from_array(np.ascontiguousarray(array), f"{name}.{part}") for part, array in parts.items()]
+    has_classes = block.stream is not None and len(block.stream.classes) > 0
     node = helper.make_node(
-        OPS[block.mode, stored.scale is not None],
+        Kind(block.mode, stored.scale is not None, has_classes, block.packed).name,
         [tensor.name for tensor in inputs],
         [name],
         name=f"{name}.decompress",
@@ -113,7 +137,7 @@ def read_calls(model: onnx.ModelProto) -> Iterator[tuple[str, StoredTensor, Call
             continue
         name = node.output[0] if node.output else node.name
         inputs = [initializers[i] for i in node.input if i in initializers]
-        if node.op_type not in OPS.values() or len(inputs) != len(node.input):
+        if node.op_type not in KIND_OF or len(inputs) != len(node.input):
             raise Corrupt(f"{name}: {node.op_type} has no constant inputs or is unknown")
         try:
             call = Call(node, inputs)
@@ -135,43 +159,56 @@ def read_call(call: Call) -> StoredTensor:
     attributes = {a.name: a.i for a in call.node.attribute}
     if checksum(call.inputs) != attributes["stored_crc"]:
         raise Corrupt("the checksum of the stored bytes is wrong")
-    mode, is_weight = next(key for key, op in OPS.items() if op == call.node.op_type)
-    dtypes = FLOATS if is_weight else INTEGERS
+    kind = KIND_OF[call.node.op_type]
+    dtypes = FLOATS if kind.is_weight else INTEGERS
     dtype = next((d for d in dtypes if ELEMENT_TYPES[d] == attributes["to"]), None)
     if dtype is None:
         raise Corrupt(f"element type {attributes['to']} is not for {call.node.op_type}")
     arrays = [numpy_helper.to_array(tensor) for tensor in call.inputs]
     zero_point = expect(arrays.pop(), np.uint8)
-    scale = expect(arrays.pop(), np.float32) if is_weight else None
-    block, shape = read_block(mode, arrays)
+    scale = expect(arrays.pop(), np.float32) if kind.is_weight else None
+    block, shape = read_block(kind, arrays)
     return StoredTensor(shape, dtype, Frame(block, attributes["symbols_crc"]), zero_point, scale)
 
 
-def read_block(mode: str, arrays: list[npt.NDArray[Any]]) -> tuple[Block, tuple[int, ...]]:
+def read_block(kind: Kind, arrays: list[npt.NDArray[Any]]) -> tuple[Block, tuple[int, ...]]:
     """(block, shape) from the inputs of a call, scale and zero point left out."""
-    if mode == "raw":
+    if kind.mode == "raw" and not kind.packed:
         (symbols,) = arrays
         return Block("raw", symbols.size, expect(symbols, np.uint8).reshape(-1)), symbols.shape
-    if mode == "constant":
-        symbol, dims = arrays
-        shape = tuple(int(d) for d in vector(dims, np.int64))
-        return Block("constant", math.prod(shape), vector(symbol, np.uint8)), shape
-    halves, counts, layout = arrays[:3]
-    symbol_count, table_log, lane_count, length_base, length_width, *rest = vector(layout, np.int64).tolist()
-    shape = tuple(rest)
-    words = np.ascontiguousarray(vector(halves, np.uint16)).view("<u4").astype(np.uint32)
+    if kind.mode in ("raw", "constant"):
+        stored, dims = arrays
+        shape = checked_shape(vector(dims, np.int64).tolist())
+        return Block(kind.mode, math.prod(shape), vector(stored, np.uint8), packed=kind.packed), shape
+    halves, counts, layout, *rest = arrays
+    symbol_count, table_log, lane_count, length_base, length_width, *dims = vector(layout, np.int64).tolist()
+    shape = checked_shape(dims)
+    words = np.ascontiguousarray(vector(halves, np.uint16)).view("<u4").astype(np.uint32, copy=False)
     if int(vector(counts, np.uint8, np.uint16).sum()) != 1 << min(max(table_log, 0), 63):
         raise Corrupt("the normalized counts do not sum to the table size")
-    if min(shape, default=1) < 0:
-        raise Corrupt(f"shape {list(shape)}")
-    stream = Stream(symbol_count, lane_count, length_base, length_width, counts.astype(np.int64), words)
-    if mode == "coded":
-        return Block("coded", math.prod(shape), np.empty(0, np.uint8), stream), shape
-    chunk, per_block, coded = (int(c) for c in vector(arrays[4], np.int64))
-    if chunk < 1 or not 1 <= coded < per_block:
-        raise Corrupt(f"{coded} of {per_block} chunks of {chunk} symbols are coded")
-    raw = vector(arrays[3], np.uint8)
-    return Block("partial", math.prod(shape), raw, stream, Chunks(chunk, per_block, coded)), shape
+    classes = vector(rest.pop(0), np.uint8) if kind.classes else NO_CLASSES
+    stream = Stream(symbol_count, lane_count, length_base, length_width, counts.astype(np.int64), classes, words)
+    raw, chunks = np.empty(0, np.uint8), None
+    if kind.mode == "partial":
+        raw = vector(rest[0], np.uint8)
+        chunk, per_block, coded = (int(c) for c in vector(rest[1], np.int64))
+        if chunk < 1 or not 1 <= coded < per_block:
+            raise Corrupt(f"{coded} of {per_block} chunks of {chunk} symbols are coded")
+        chunks = Chunks(chunk, per_block, coded)
+    return Block(kind.mode, math.prod(shape), raw, stream, chunks, kind.packed), shape
+
+
+def checked_shape(dims: list[int]) -> tuple[int, ...]:
+    """The dimensions, if none is negative.
+
+    Raises
+    ------
+    Corrupt
+        One is.
+    """
+    if min(dims, default=1) < 0:
+        raise Corrupt(f"shape {dims}")
+    return tuple(dims)
 
 
 def vector(array: npt.NDArray[Any], *dtypes: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -204,5 +241,5 @@ def checksum(inputs: list[onnx.TensorProto]) -> int:
     """CRC-32 over the bytes of all inputs, in order."""
     crc = 0
     for tensor in inputs:
-        crc = zlib.crc32(tensor.raw_data, crc)
+        crc = crc32(tensor.raw_data, crc)
     return crc

@@ -1,7 +1,8 @@
 """The command line: parse, call one public function, print.
 
 Standard output carries results (a table, or JSON with ``--json``), standard error carries progress and
-errors. Exit status 0: done; 2: a user's error; 3: a damaged file; 130: interrupted.
+errors. Exit status 0: done; 1: a backend does not conform; 2: a user's error; 3: a damaged file; 130:
+interrupted.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from typing import Any
 
 from refimpl.errors import InvalidArgument, StreamError, TansorError
 
-USER_ERROR, DAMAGED, INTERRUPTED = 2, 3, 130
+DIFFERENT, USER_ERROR, DAMAGED, INTERRUPTED = 1, 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,8 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.command:
         parser.print_help()
         return USER_ERROR
+    status: int = 0
     try:
-        options.command(options)
+        status = options.command(options) or 0
         sys.stdout.flush()
     except StreamError as error:
         return fail(str(error), DAMAGED)
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail("not enough memory for this model", USER_ERROR)
     except KeyboardInterrupt:
         return fail("interrupted; nothing was written", INTERRUPTED)
-    return 0
+    return status
 
 
 def fail(message: str, status: int) -> int:
@@ -104,6 +106,15 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--baseline", type=Path, metavar="ORIGINAL", help="evaluate this model beside it")
     evaluate.set_defaults(command=run_evaluate)
 
+    conformance = commands.add_parser("conformance", help="test a codec, in any language, against the golden cases")
+    asked = conformance.add_mutually_exclusive_group()
+    asked.add_argument("--backend", metavar="MODULE:OBJECT", help="a Python backend (default: our own codec)")
+    asked.add_argument("--command", dest="program", metavar="CMD", help="a program; gets STEP, CASE_DIR and OUT_DIR")
+    conformance.add_argument("--steps", metavar="A,B", help="only these steps")
+    conformance.add_argument("--jobs", type=int, default=1, metavar="N", help="programs to run at once (default: 1)")
+    conformance.add_argument("--list", action="store_true", help="list the cases and leave")
+    conformance.set_defaults(command=run_conformance)
+
     for command, mode in ((run, "streaming"), (evaluate, "resident")):
         command.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
         command.add_argument(
@@ -112,7 +123,7 @@ def make_parser() -> argparse.ArgumentParser:
         )  # fmt: skip
     for command in (compress, decompress, run):
         command.add_argument("--force", action="store_true", help="replace an existing output")
-    for command in (demo, compress, inspect, verify, evaluate):
+    for command in (demo, compress, inspect, verify, evaluate, conformance):
         command.add_argument(
             "--json", nargs="?", const="-", metavar="FILE", help="print the result as JSON, or write it to FILE"
         )
@@ -237,6 +248,31 @@ def run_evaluate(options: argparse.Namespace) -> None:
             device=options.device, mode=options.mode, progress=progress,
         )  # fmt: skip
     show(result, options.json, evaluate_table)
+
+
+def run_conformance(options: argparse.Namespace) -> int:
+    """Tansor conformance."""
+    from conformance.command_backend import Command
+    from conformance.python_backend import load_backend
+    from conformance.report import print_summary
+    from conformance.run import run, summary
+    from conformance.vectors import load_cases
+
+    cases = load_cases(options.steps.split(",") if options.steps is not None else None)
+    if options.list:
+        for case in cases:
+            print(case.id)
+        return 0
+    json_path(options)
+    name = options.program or options.backend or "conformance.backends:numba"
+    if options.backend is not None:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    backend = load_backend(name) if options.program is None else Command(options.program)
+    result = summary(name, run(backend, cases, jobs=options.jobs))
+    if not result["passed"] + result["failed"]:
+        raise InvalidArgument(f"{name} has none of the steps")
+    show(result, options.json, print_summary)
+    return DIFFERENT if result["failed"] else 0
 
 
 def json_path(options: argparse.Namespace) -> Path | None:

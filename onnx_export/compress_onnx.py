@@ -14,7 +14,7 @@ import onnx.version_converter
 
 from codec.tensor import StoredTensor
 from onnx_export.calibration import Samples, check_samples, collect_statistics, combine, read_samples
-from onnx_export.calls import OPS, Call, write_call
+from onnx_export.calls import Call, write_call
 from onnx_export.files import first_line, naming, read_model, write_model
 from onnx_export.functions import DOMAIN, MIN_OPSET, functions
 from onnx_export.parallel import in_parallel
@@ -109,7 +109,7 @@ def compress_constants(
 
     def one(constant: Constant) -> tuple[str, tuple[StoredTensor, Call | None, Tensor]]:
         stored, line = compress_constant(constant, combine(constant.readers, statistics), options)
-        if (stored.frame.block.mode, stored.scale is not None) not in OPS:
+        if stored.scale is None and stored.frame.block.mode in ("raw", "constant"):
             return constant.name, (stored, None, line)
         call = write_call(constant.name, stored)
         line = with_container_bytes(line, call.stored_bytes)

@@ -9,8 +9,9 @@ input                        meaning (docs/spec/onnx.md)
 ============================ =========================================================
 stream  uint16 [n]           the stream's words as little-endian halves
 counts  uint8|uint16 [a]     normalized counts
-layout  int64 [5 + rank]     symbol_count, table_log, lane_count, length_base,
+layout  int64 [5 + rank]     symbols of the stream, table_log, lane_count, length_base,
                              length_width, then the shape of the result
+classes uint8 [b]            classes of rare symbols
 raw     uint8 [m]            partial: the chunks that are not coded
 chunks  int64 [3]            partial: symbols per chunk, chunks per block, coded chunks
 scale   float32 [..]         broadcastable to the shape
@@ -22,7 +23,9 @@ of the stored inputs (their bytes in order) and of the decoded symbols. The bodi
 them, ``tansor verify`` does.
 """
 
+import re
 from collections.abc import Iterable
+from itertools import product
 
 import onnx
 import onnx.parser
@@ -201,25 +204,79 @@ DECODE = (
         square = Concat <axis = 1> (column0, column1, column2, column3)
         row = Reshape(square, flat)
     }>
-    padded_symbols = Reshape(rows, flat)
-    count_vector = Reshape(symbol_count, flat)
-    coded = Slice(padded_symbols, v0, count_vector)
+    stepped = Reshape(rows, flat)
 """
 )
 
-DECOMPRESS = (
-    "Decompress (stream, counts, layout) => (symbols) {"
-    + DECODE
+# Literals lie at the end of each lane, the first of them last. A symbol's literal ends where the widths of all
+# literals of its lane up to its own, taken from the lane's end, lead.
+RESOLVE_CLASSES = (
+    """
+    i256 = Constant <value = int64 {256}> ()
+    axis2 = Constant <value = int64 {2}> ()
+    v3 = Constant <value = int64[1] {3}> ()
+    four = Constant <value = int64[1] {4}> ()
+    axis_vector2 = Constant <value = int64[1] {2}> ()
+
+    classes64 = Cast <to = 7> (classes)
+    class_count = Slice(classes64, v0, v1)
+    widths_end = Add(class_count, v1)
+    class_widths = Slice(classes64, v1, widths_end)
+    members = Slice(classes, widths_end, far)
+    members64 = Cast <to = 7> (members)
+    sizes = Gather(powers, class_widths)
+    size_ends = CumSum(sizes, i0)
+    class_firsts = Sub(size_ends, sizes)
+    leaders = Gather(members64, class_firsts)
+    leaders_column = Reshape(leaders, column_shape)
+    every_symbol = Range(i0, i256, i1)
+    zeros256 = Mul(every_symbol, i0)
+    width_of = ScatterND(zeros256, leaders_column, class_widths)
+    first_of = ScatterND(zeros256, leaders_column, class_firsts)
+
+    symbol_at = Cast <to = 6> (stepped)
+    width_of32 = Cast <to = 6> (width_of)
+    width_at = Gather(width_of32, symbol_at)
+    lane_count_vector = Reshape(lane_count, flat)
+    by_lane_shape = Concat <axis = 0> (flat, lane_count_vector, four)
+    by_lane = Reshape(width_at, by_lane_shape)
+    in_group = CumSum(by_lane, axis2)
+    of_group = Slice(in_group, v3, far, axis_vector2)
+    before_group = CumSum <exclusive = 1> (of_group, i0)
+    taken = Add(in_group, before_group)
+    taken_flat = Reshape(taken, flat)
+
+    met = NonZero(width_at)
+    met_at = Reshape(met, flat)
+    met_group = Div(met_at, i4)
+    met_lane = Mod(met_group, lane_count)
+    ends_at = Add(side_end, lane_ends)
+    met_end = Gather(ends_at, met_lane)
+    met_taken = Gather(taken_flat, met_at)
+    met_taken64 = Cast <to = 7> (met_taken)
+    literal_at = Sub(met_end, met_taken64)
+    leader_met = Gather(symbol_at, met_at)
+    literal_width = Gather(width_of, leader_met)
+"""
+    + READ_FIELDS.format(name="literal", position="literal_at", width="literal_width")
     + """
-    symbols = Reshape(coded, shape)
-}"""
+    first_met = Gather(first_of, leader_met)
+    member_at = Add(first_met, literal)
+    member_met = Gather(members, member_at)
+    met_column = Reshape(met_at, column_shape)
+    padded_symbols = ScatterND(stepped, met_column, member_met)
+"""
 )
+TAKE_STEPPED = """
+    padded_symbols = Identity(stepped)
+"""
+DROP_PADDING = """
+    count_vector = Reshape(symbol_count, flat)
+    coded = Slice(padded_symbols, v0, count_vector)
+"""
 
 # The last m of every c chunks are coded; raw and coded chunks are put side by side again.
-DECOMPRESS_PARTIAL = (
-    "DecompressPartial (stream, counts, layout, raw, chunks) => (symbols) {"
-    + DECODE
-    + """
+MERGE_CHUNKS = """
     chunk_symbols = Gather(chunks, index0)
     chunks_per_block = Gather(chunks, index1)
     coded_chunks = Gather(chunks, index2)
@@ -240,10 +297,63 @@ DECOMPRESS_PARTIAL = (
     coded_rows = Reshape(head, coded_shape)
     whole_rows = Concat <axis = 1> (raw_rows, coded_rows)
     whole = Reshape(whole_rows, flat)
-    all_symbols = Concat <axis = 0> (whole, tail)
-    symbols = Reshape(all_symbols, shape)
+    units = Concat <axis = 0> (whole, tail)
+"""
+TAKE_CODED = """
+    units = Identity(coded)
+"""
+
+# Every byte holds two symbols, the first in its low half; the last half may be left over.
+UNPACK = """
+Unpack (units, shape) => (symbols) {
+    sixteen = Constant <value = int32 {16}> ()
+    v0 = Constant <value = int64[1] {0}> ()
+    flat = Constant <value = int64[1] {-1}> ()
+    column_shape = Constant <value = int64[2] {-1, 1}> ()
+    bytes = Cast <to = 6> (units)
+    low = Mod(bytes, sixteen)
+    high = Div(bytes, sixteen)
+    low_column = Reshape(low, column_shape)
+    high_column = Reshape(high, column_shape)
+    pairs = Concat <axis = 1> (low_column, high_column)
+    halves = Cast <to = 2> (pairs)
+    halves_flat = Reshape(halves, flat)
+    count = ReduceProd <keepdims = 0> (shape)
+    count_vector = Reshape(count, flat)
+    whole = Slice(halves_flat, v0, count_vector)
+    symbols = Reshape(whole, shape)
 }"""
-)
+
+
+def decompress_body(classes: bool, packed: bool, partial: bool) -> str:
+    """The function that turns stored arrays into symbols, put together from the parts above."""
+    inputs = decompress_inputs(classes, partial)
+    parts = [
+        f"{decompress_name(classes, packed, partial)} ({', '.join(inputs)}) => (symbols) {{",
+        DECODE,
+        RESOLVE_CLASSES if classes else TAKE_STEPPED,
+        DROP_PADDING,
+        MERGE_CHUNKS if partial else TAKE_CODED,
+        f"    symbols = {f'{DOMAIN}.Unpack' if packed else 'Reshape'}(units, shape)\n}}",
+    ]
+    return "".join(parts)
+
+
+def decompress_name(classes: bool, packed: bool, partial: bool) -> str:
+    """Name of the function for a kind of block.
+
+    Examples
+    --------
+    >>> decompress_name(True, False, True)
+    'DecompressClassesPartial'
+    """
+    return "Decompress" + "Classes" * classes + "Packed" * packed + "Partial" * partial
+
+
+def decompress_inputs(classes: bool, partial: bool) -> list[str]:
+    """Inputs of that function."""
+    return ["stream", "counts", "layout"] + ["classes"] * classes + ["raw", "chunks"] * partial
+
 
 # A product rounded once in float32, then rounded to the weight's own type.
 DEQUANTIZE = """
@@ -260,6 +370,12 @@ RawLinear <to, stored_crc, symbols_crc> (symbols, scale, zero_point) => (weight)
     weight = ai.tansor.Dequantize <to: int = @to> (symbols, scale, zero_point)
 }"""
 
+RAW_PACKED_LINEAR = """
+RawPackedLinear <to, stored_crc, symbols_crc> (units, shape, scale, zero_point) => (weight) {
+    symbols = ai.tansor.Unpack(units, shape)
+    weight = ai.tansor.Dequantize <to: int = @to> (symbols, scale, zero_point)
+}"""
+
 CONSTANT_LINEAR = """
 ConstantLinear <to, stored_crc, symbols_crc> (symbol, shape, scale, zero_point) => (weight) {
     symbols = Expand(symbol, shape)
@@ -268,59 +384,44 @@ ConstantLinear <to, stored_crc, symbols_crc> (symbol, shape, scale, zero_point) 
 
 # Integers without loss: the value is the symbol less its zero point.
 INTEGER = """
+Integer <to> (symbols, zero_point) => (value) {
     symbols_i = Cast <to = 6> (symbols)
     zero_point_i = Cast <to = 6> (zero_point)
     value_i = Sub(symbols_i, zero_point_i)
     value = Cast <to: int = @to> (value_i)
 }"""
 
-DECOMPRESS_INTEGER = (
-    """
-DecompressInteger <to, stored_crc, symbols_crc> (stream, counts, layout, zero_point) => (value) {
-    symbols = ai.tansor.Decompress(stream, counts, layout)"""
-    + INTEGER
-)
 
-DECOMPRESS_PARTIAL_INTEGER = (
-    """
-DecompressPartialInteger <to, stored_crc, symbols_crc> (stream, counts, layout, raw, chunks, zero_point) => (value) {
-    symbols = ai.tansor.DecompressPartial(stream, counts, layout, raw, chunks)"""
-    + INTEGER
-)
+def linear_body(name: str, inputs: list[str]) -> str:
+    """A weight: symbols, then their values in floating point."""
+    return f"""
+{name}Linear <to, stored_crc, symbols_crc> ({", ".join(inputs)}, scale, zero_point) => (weight) {{
+    symbols = {DOMAIN}.{name}({", ".join(inputs)})
+    weight = {DOMAIN}.Dequantize <to: int = @to> (symbols, scale, zero_point)
+}}"""
 
-DECOMPRESS_LINEAR = """
-DecompressLinear <to, stored_crc, symbols_crc> (stream, counts, layout, scale, zero_point) => (weight) {
-    symbols = ai.tansor.Decompress(stream, counts, layout)
-    weight = ai.tansor.Dequantize <to: int = @to> (symbols, scale, zero_point)
-}"""
 
-DECOMPRESS_PARTIAL_LINEAR = """
-DecompressPartialLinear <to, stored_crc, symbols_crc> (
-    stream, counts, layout, raw, chunks, scale, zero_point
-) => (weight) {
-    symbols = ai.tansor.DecompressPartial(stream, counts, layout, raw, chunks)
-    weight = ai.tansor.Dequantize <to: int = @to> (symbols, scale, zero_point)
-}"""
+def integer_body(name: str, inputs: list[str]) -> str:
+    """Integers: symbols, then their values."""
+    return f"""
+{name}Integer <to, stored_crc, symbols_crc> ({", ".join(inputs)}, zero_point) => (value) {{
+    symbols = {DOMAIN}.{name}({", ".join(inputs)})
+    value = {DOMAIN}.Integer <to: int = @to> (symbols, zero_point)
+}}"""
 
-BODIES = {
-    "Decompress": DECOMPRESS,
-    "DecompressPartial": DECOMPRESS_PARTIAL,
-    "Dequantize": DEQUANTIZE,
-    "DecompressLinear": DECOMPRESS_LINEAR,
-    "DecompressPartialLinear": DECOMPRESS_PARTIAL_LINEAR,
-    "RawLinear": RAW_LINEAR,
-    "ConstantLinear": CONSTANT_LINEAR,
-    "DecompressInteger": DECOMPRESS_INTEGER,
-    "DecompressPartialInteger": DECOMPRESS_PARTIAL_INTEGER,
-}
-CALLS = {
-    "DecompressLinear": ("Decompress", "Dequantize"),
-    "DecompressPartialLinear": ("DecompressPartial", "Dequantize"),
-    "RawLinear": ("Dequantize",),
-    "ConstantLinear": ("Dequantize",),
-    "DecompressInteger": ("Decompress",),
-    "DecompressPartialInteger": ("DecompressPartial",),
-}
+
+def all_bodies() -> dict[str, str]:
+    """Text of every function by its name; callees come before their callers."""
+    bodies = {"Unpack": UNPACK, "Dequantize": DEQUANTIZE, "Integer": INTEGER}
+    for classes, packed, partial in product((False, True), repeat=3):
+        name, inputs = decompress_name(classes, packed, partial), decompress_inputs(classes, partial)
+        bodies[name] = decompress_body(classes, packed, partial)
+        bodies[name + "Linear"] = linear_body(name, inputs)
+        bodies[name + "Integer"] = integer_body(name, inputs)
+    return bodies | {"RawLinear": RAW_LINEAR, "RawPackedLinear": RAW_PACKED_LINEAR, "ConstantLinear": CONSTANT_LINEAR}
+
+
+BODIES = all_bodies()
 
 
 def functions(names: Iterable[str], opset: int) -> list[onnx.FunctionProto]:
@@ -336,11 +437,15 @@ def functions(names: Iterable[str], opset: int) -> list[onnx.FunctionProto]:
     Examples
     --------
     >>> [f.name for f in functions(["DecompressLinear"], 21)]
-    ['Decompress', 'Dequantize', 'DecompressLinear']
+    ['Dequantize', 'Decompress', 'DecompressLinear']
     """
-    wanted = set(names)
-    for name in list(wanted):
-        wanted.update(CALLS.get(name, ()))
+    wanted: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in wanted:
+            wanted.add(name)
+            waiting += re.findall(rf"{re.escape(DOMAIN)}\.(\w+)", BODIES[name])
     header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}, "{DOMAIN}" : {DOMAIN_VERSION}]> '
     return [parse(header + text) for name, text in BODIES.items() if name in wanted]
 

@@ -9,7 +9,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SPEC = ROOT / "docs" / "spec"
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
-SOURCES = sorted(path for package in ("refimpl", "codec", "onnx_export") for path in ROOT.glob(f"{package}/**/*.py"))
+SOURCES = sorted(
+    path for package in ("refimpl", "codec", "conformance", "onnx_export") for path in ROOT.glob(f"{package}/**/*.py")
+)
 FENCE = re.compile(r"^ *```(\w*)")
 LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?(?: +\"[^\"]*\")?\)")
 CITATION = re.compile(r"Specification:\s+(docs/spec/[\w/.-]+?\.md)(?:,\s+\"([^\"]+)\")?")

@@ -69,7 +69,7 @@ def read_fields(
     array([1, 0, 5])
     """
     padded = np.concatenate([words, np.zeros(2, np.uint32)]).astype(np.uint64)
-    word = np.minimum(positions // 32, len(words))
+    word = np.clip(positions // 32, 0, len(words))
     window = padded[word] | padded[word + 1] << np.uint64(32)
     shifted = (window >> (positions % 32).astype(np.uint64)).astype(np.uint32).astype(np.int64)
     return shifted & ((1 << np.asarray(widths, np.int64)) - 1)

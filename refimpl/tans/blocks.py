@@ -9,6 +9,8 @@ Partial coding cuts the symbols into blocks of c chunks and codes the last m chu
 is left behind the last whole block is coded too. With f = m/c the decoder has f of the work and
 the tensor keeps 1 - f of its raw size.
 
+Symbols below 16 may be packed, two a byte, before they are stored raw, coded or cut into chunks.
+
 References: "When Compression Meets Model Compression", arXiv 2502.15443, figure 5.
 Specification: docs/spec/tans.md, "Blocks".
 """
@@ -20,16 +22,19 @@ import numpy as np
 import numpy.typing as npt
 
 from refimpl.errors import Corrupt, InvalidArgument
+from refimpl.tans.counts import stored_counts
+from refimpl.tans.nibbles import pack_nibbles, unpack_nibbles
 from refimpl.tans.stream import NUMPY, Kernels, Stream, decode_stream, encode_stream, repeat_symbol
 
 MODES = ("raw", "constant", "coded", "partial")
 CHUNK_SYMBOLS = 4096
 MAX_CHUNKS = 16
+PACK_SYMBOLS = 1 << 18  # fewer symbols do not pay for the longer table of bytes
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """How partial coding cuts a tensor."""
+    """How partial coding cuts a tensor; packed symbols count by the byte."""
 
     symbols: int  # per chunk
     per_block: int  # c
@@ -57,6 +62,12 @@ class Block:
     raw: npt.NDArray[np.uint8]  # raw: all symbols; constant: one; partial: the uncoded chunks
     stream: Stream | None = None  # coded, partial
     chunks: Chunks | None = None  # partial
+    packed: bool = False  # two symbols a byte; not in a constant block
+
+    @property
+    def unit_count(self) -> int:
+        """Bytes of raw and coded symbols together: as many as there are symbols, or half of them."""
+        return (self.symbol_count + 1) // 2 if self.packed else self.symbol_count
 
     @property
     def payload_bits(self) -> int:
@@ -66,8 +77,11 @@ class Block:
 
     @property
     def side_bits(self) -> int:
-        """Bits of start states, lane lengths and normalized counts."""
-        return 0 if self.stream is None else self.stream.side_bits + 8 * stored_counts(self.stream.counts).nbytes
+        """Bits of start states, lane lengths, normalized counts and classes."""
+        if self.stream is None:
+            return 0
+        model_bytes = stored_counts(self.stream.counts).nbytes + len(self.stream.classes)
+        return self.stream.side_bits + 8 * model_bytes
 
     @property
     def stored_bits(self) -> int:
@@ -111,15 +125,21 @@ def encode_block(
     'constant'
     """
     symbols = np.ascontiguousarray(symbols).reshape(-1)
-    raw = Block("raw", len(symbols), symbols)
-    if len(symbols) == 0:
-        return raw
+    count = len(symbols)
+    if count == 0:
+        return Block("raw", 0, symbols)
     if (symbols == symbols[0]).all():
-        return Block("constant", len(symbols), symbols[:1])
-    chunks = choose_chunks(fraction, len(symbols))
-    kept, coded = (symbols[:0], symbols) if chunks is None else split_chunks(symbols, chunks)
+        return Block("constant", count, symbols[:1])
+    small = int(symbols.max()) < 16
+    packed = pack_nibbles(symbols) if small else symbols
+    raw = Block("raw", count, packed, packed=small)
+    # One byte repeated takes no bits: nothing would limit what a forged count makes a decoder unpack.
+    use_packed = small and count >= PACK_SYMBOLS and bool((packed != packed[0]).any())
+    units = packed if use_packed else symbols
+    chunks = choose_chunks(fraction, len(units))
+    kept, coded = (units[:0], units) if chunks is None else split_chunks(units, chunks)
     stream = encode_stream(coded, profile=profile, table_log=table_log, lane_count=lane_count, kernels=kernels)
-    block = Block("coded" if chunks is None else "partial", len(symbols), kept, stream, chunks)
+    block = Block("coded" if chunks is None else "partial", count, kept, stream, chunks, use_packed)
     return block if block.stored_bits < raw.stored_bits else raw
 
 
@@ -136,31 +156,33 @@ def decode_block(block: Block, *, kernels: Kernels = NUMPY) -> npt.NDArray[np.ui
     StreamError
         The block contradicts itself or its stream cannot be decoded.
     """
-    coded_count = block.symbol_count
+    units = coded_count = block.unit_count
     chunks = block.chunks if block.mode == "partial" else None
     if block.mode == "raw":
-        expected = block.symbol_count
-    elif block.mode == "constant":
+        expected = units
+    elif block.mode == "constant" and not block.packed:
         expected = 1
     elif block.mode == "coded":
         expected = 0
     elif chunks is not None:
-        if not chunks.fits(block.symbol_count):
-            raise Corrupt(f"{block.symbol_count} symbols cannot be cut into {chunks}")
-        expected = chunks.raw_count(block.symbol_count)
+        if not chunks.fits(units):
+            raise Corrupt(f"{units} symbols cannot be cut into {chunks}")
+        expected = chunks.raw_count(units)
         coded_count -= expected
     else:
-        raise Corrupt(f"block mode is {block.mode!r}, allowed are {', '.join(MODES)}")
+        raise Corrupt(f"block mode is {block.mode!r}, allowed are {', '.join(MODES)}, packed ones not constant")
     if len(block.raw) != expected:
         raise Corrupt(f"{len(block.raw)} raw symbols in a {block.mode} block, expected {expected}")
     if block.mode == "raw":
-        return block.raw
+        return unpack_nibbles(block.raw)[: block.symbol_count] if block.packed else block.raw
     if block.mode == "constant":
         return repeat_symbol(int(block.raw[0]), block.symbol_count)
     if block.stream is None or block.stream.symbol_count != coded_count:
         raise Corrupt(f"the stream does not hold the {coded_count} symbols of its block")
-    coded = decode_stream(block.stream, kernels=kernels)
-    return coded if chunks is None else merge_chunks(block.raw, coded, chunks)
+    if chunks is None:
+        return decode_stream(block.stream, packed=block.packed, kernels=kernels)[: block.symbol_count]
+    merged = merge_chunks(block.raw, decode_stream(block.stream, kernels=kernels), chunks)
+    return unpack_nibbles(merged)[: block.symbol_count] if block.packed else merged
 
 
 def choose_chunks(fraction: float, symbol_count: int) -> Chunks | None:
@@ -226,14 +248,3 @@ def merge_chunks(raw: npt.NDArray[np.uint8], coded: npt.NDArray[np.uint8], chunk
         axis=1,
     )
     return np.concatenate([blocks.reshape(-1), coded[in_blocks:]])
-
-
-def stored_counts(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """Normalized counts in the dtype they are stored in: uint8 if all fit, else uint16.
-
-    Examples
-    --------
-    >>> stored_counts(np.array([22, 0, 8, 2])).dtype
-    dtype('uint8')
-    """
-    return counts.astype(np.uint8) if counts.max() < 256 else counts.astype(np.uint16)

@@ -78,47 +78,32 @@ def normalize_counts(histogram: npt.NDArray[np.int64], table_log: int) -> npt.ND
         raise InvalidArgument(f"{len(present)} symbols occur, a table of {slots} slots holds 1 to {slots}")
     if histogram.min() < 0 or histogram.max() >= 1 << 39:
         raise InvalidArgument("histogram entries must be in [0, 2**39)")
-    counts = np.zeros(len(histogram), np.int64)
-    counts[present] = 1
     # h < 2**39 and 2q+1 < 2**14 keep distinct quotients apart in float64, equal ones equal:
     # the order is exact. The symbol in the tuple settles ties for the lower one.
-    gains = [(-int(histogram[s]) / 3, int(s)) for s in present]
+    counts = most_slots(histogram, slots)
+    gains = [(-int(histogram[s]) / int(2 * counts[s] + 1), int(s)) for s in present]
     heapq.heapify(gains)
-    for _ in range(slots - len(present)):
+    for _ in range(slots - int(counts.sum())):
         symbol = gains[0][1]
         counts[symbol] += 1
         heapq.heapreplace(gains, (-int(histogram[symbol]) / int(2 * counts[symbol] + 1), symbol))
     return counts
 
 
-def choose_table_log(histogram: npt.NDArray[np.int64], lane_count: int) -> int:
-    """The table size that stores these symbols in the fewest bits.
+def most_slots(histogram: npt.NDArray[np.int64], slots: int) -> npt.NDArray[np.int64]:
+    """Slots that go to a symbol before any quotient falls to a threshold that leaves some slots over.
 
-    A larger table expresses the probabilities better but makes each lane's start state longer:
-    the choice minimizes ``sum h[s] (table_log - log2 counts[s]) + lane_count * table_log`` in
-    fixed-point integers; ties go to the smaller table.
-
-    Parameters
-    ----------
-    histogram : int64, shape (alphabet,)
-    lane_count : int
-
-    Returns
-    -------
-    int
-        5 to 12.
-
-    Examples
-    --------
-    >>> choose_table_log(np.array([500, 300, 200]), lane_count=1)
-    5
+    The order within them does not matter, so they are given at once.
     """
-    needed = max(MIN_TABLE_LOG, int(np.count_nonzero(histogram) - 1).bit_length())
-    costs = [
-        (coded_cost(histogram, normalize_counts(histogram, r)) + ((lane_count * r) << LOG2_FRACTION_BITS), r)
-        for r in range(needed, MAX_TABLE_LOG + 1)
-    ]
-    return min(costs)[1]
+    threshold = int(histogram.sum()) / (2 * slots)
+    while True:
+        threshold *= 1.05
+        j = ((histogram / threshold - 1) / 2).astype(np.int64)  # about the last slot above the threshold
+        j = np.where(histogram / (2 * j + 3) > threshold, j + 1, j)
+        j = np.where(histogram / (2 * j + 1) > threshold, j, j - 1)
+        counts = np.where(histogram > 0, np.maximum(j, 0) + 1, 0)
+        if int(counts.sum()) <= slots:
+            return counts
 
 
 def coded_cost(histogram: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> int:
@@ -154,6 +139,17 @@ def log2_fixed(x: int) -> int:
         mantissa >>= bit
         fraction = fraction << 1 | bit
     return whole << LOG2_FRACTION_BITS | fraction
+
+
+def stored_counts(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """Normalized counts in the dtype they are stored in: uint8 if all fit, else uint16.
+
+    Examples
+    --------
+    >>> stored_counts(np.array([22, 0, 8, 2])).dtype
+    dtype('uint8')
+    """
+    return counts.astype(np.uint8) if counts.max() < 256 else counts.astype(np.uint16)
 
 
 def check_table_log(table_log: int) -> None:

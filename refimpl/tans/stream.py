@@ -4,7 +4,7 @@
 
     words = start state of every lane    table_log bits each
             length of every lane         length_width bits each, minus length_base
-            payload of every lane        its length in bits
+            payload of every lane        its length in bits: states' bits, then literals backwards
             zero bits up to a whole word
 
 Specification: docs/spec/tans.md, "Stream".
@@ -19,10 +19,12 @@ import numpy.typing as npt
 from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, Truncated
 from refimpl.tans import counts as counts_module
 from refimpl.tans.bits import read_fields, write_fields
-from refimpl.tans.counts import choose_table_log, coded_cost, normalize_counts
+from refimpl.tans.classes import ClassTable, class_table
+from refimpl.tans.counts import coded_cost, normalize_counts
 from refimpl.tans.decoding import decode_lanes
 from refimpl.tans.encoding import encode_lanes
 from refimpl.tans.lanes import choose_lane_count
+from refimpl.tans.model import choose_model
 from refimpl.tans.spread import table_log_of
 from refimpl.tans.tables import DecodeTable, EncodeTable, decode_table, encode_table
 
@@ -38,6 +40,7 @@ class Stream:
     length_base: int  # bits of the shortest lane
     length_width: int  # bits of each stored lane length, 0 to 31
     counts: npt.NDArray[np.int64]  # (alphabet,) normalized counts
+    classes: npt.NDArray[np.uint8]  # (bytes,) classes of rare symbols
     words: npt.NDArray[np.uint32]  # (words,)
 
     @property
@@ -56,7 +59,7 @@ class EncodeLanes(Protocol):
     """Signature of `refimpl.tans.encoding.encode_lanes`."""
 
     def __call__(
-        self, symbols: npt.NDArray[np.uint8], lane_count: int, padding: int, table: EncodeTable
+        self, symbols: npt.NDArray[np.uint8], lane_count: int, padding: int, table: EncodeTable, classes: ClassTable
     ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64], npt.NDArray[np.uint32]]: ...
 
 
@@ -70,7 +73,9 @@ class DecodeLanes(Protocol):
         start_states: npt.NDArray[np.uint16],
         bit_lengths: npt.NDArray[np.int64],
         table: DecodeTable,
+        classes: ClassTable,
         symbol_count: int,
+        packed: bool = False,
     ) -> npt.NDArray[np.uint8]: ...
 
 
@@ -127,11 +132,12 @@ def encode_stream(
         lane_count = choose_lane_count(len(symbols), bits, profile)
     if not 1 <= lane_count <= len(symbols):
         raise InvalidArgument(f"lane_count is {lane_count}, allowed are 1 to {len(symbols)}")
-    if table_log is None:
-        table_log = choose_table_log(histogram, lane_count)
-    counts = normalize_counts(histogram, table_log)
-    padding = int(np.argmax(counts))
-    start_states, bit_lengths, payload = kernels.encode_lanes(symbols, lane_count, padding, encode_table(counts))
+    model = choose_model(histogram, lane_count, table_log)
+    table_log = table_log_of(model.counts)
+    padding = int(np.argmax(model.counts))
+    start_states, bit_lengths, payload = kernels.encode_lanes(
+        symbols, lane_count, padding, encode_table(model.counts), class_table(model.classes)
+    )
     base = int(bit_lengths.min())
     width = int(bit_lengths.max() - base).bit_length()
     if width > MAX_LENGTH_WIDTH:
@@ -141,15 +147,23 @@ def encode_stream(
         np.repeat([table_log, width], lane_count),
     )
     words = append_bits(side, lane_count * (table_log + width), payload, int(bit_lengths.sum()))
-    return Stream(len(symbols), lane_count, base, width, counts, words)
+    return Stream(len(symbols), lane_count, base, width, model.counts, model.classes, words)
 
 
-def decode_stream(stream: Stream, *, kernels: Kernels = NUMPY) -> npt.NDArray[np.uint8]:
+def decode_stream(stream: Stream, *, packed: bool = False, kernels: Kernels = NUMPY) -> npt.NDArray[np.uint8]:
     """Decode a stream; nothing in it is trusted.
+
+    Parameters
+    ----------
+    stream : Stream
+    packed : bool
+        Unpack every decoded byte into two symbols, see `refimpl.tans.nibbles`.
+    kernels : Kernels
+        NumPy or a bit-exact twin.
 
     Returns
     -------
-    uint8, shape (symbol_count,)
+    uint8, shape (symbol_count,), or (2 * symbol_count,) if packed
         A read-only view if one symbol fills the table.
 
     Raises
@@ -161,18 +175,29 @@ def decode_stream(stream: Stream, *, kernels: Kernels = NUMPY) -> npt.NDArray[np
     LimitExceeded
         More symbols than such a stream can hold.
     """
-    start_states, bit_lengths, table_log = lane_sides(stream)
-    present = np.flatnonzero(stream.counts)
-    if len(present) == 1:  # no bits limit how often it occurs
+    classes = class_table(stream.classes)
+    start_states, bit_lengths, table_log = lane_sides(stream, classes)
+    symbol = only_symbol(stream.counts, classes)
+    if symbol is not None:  # no bits limit how often it occurs
         if bit_lengths.any():
             raise Corrupt("the only symbol of a stream takes no bits")
-        return repeat_symbol(int(present[0]), stream.symbol_count)
+        if packed:
+            raise Corrupt("a packed stream repeats one byte")
+        return repeat_symbol(symbol, stream.symbol_count)
     table = decode_table(stream.counts)
     first_bit = stream.lane_count * (table_log + stream.length_width)
-    return kernels.decode_lanes(stream.words, first_bit, start_states, bit_lengths, table, stream.symbol_count)
+    return kernels.decode_lanes(
+        stream.words, first_bit, start_states, bit_lengths, table, classes, stream.symbol_count, packed
+    )
 
 
-def lane_sides(stream: Stream) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64], int]:
+def only_symbol(counts: npt.NDArray[np.int64], classes: ClassTable) -> int | None:
+    """The symbol of a stream in which one symbol has all slots and no literals follow it."""
+    present = np.flatnonzero(counts)
+    return int(present[0]) if len(present) == 1 and not classes.width[present[0]] else None
+
+
+def lane_sides(stream: Stream, classes: ClassTable) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64], int]:
     """(start_states, bit_lengths, table_log) of a stream, all fields checked.
 
     Raises
@@ -193,11 +218,12 @@ def lane_sides(stream: Stream) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.i
     if (least := lanes * (table_log + width + stream.length_base)) > available:
         raise Truncated(f"{lanes} lanes need at least {least} bits, the words hold {available}")
     # Fewer than 2**table_log steps in a row can pass without reading a bit, unless one symbol fills the table.
-    if np.count_nonzero(stream.counts) > 1 and stream.symbol_count > (available + lanes) << table_log:
+    if only_symbol(stream.counts, classes) is None and stream.symbol_count > (available + lanes) << table_log:
         raise LimitExceeded(f"{stream.symbol_count} symbols cannot come from {available} bits")
     lane = np.arange(lanes)
-    start_states = read_fields(stream.words, lane * table_log, table_log).astype(np.uint16)
-    lengths = stream.length_base + read_fields(stream.words, lanes * table_log + lane * width, width)
+    side = stream.words[: (lanes * (table_log + width) + 31) // 32]
+    start_states = read_fields(side, lane * table_log, table_log).astype(np.uint16)
+    lengths = stream.length_base + read_fields(side, lanes * table_log + lane * width, width)
     if (total := lanes * (table_log + width) + int(lengths.sum())) > available:
         raise Truncated(f"the lanes need {total} bits, the words hold {available}")
     if len(stream.words) != (total + 31) // 32:

@@ -1,0 +1,124 @@
+"""The ONNX functions as cases in the layout of onnx's own backend tests.
+
+``onnx/NAME/model.onnx`` is one call whose inputs are the graph's; ``test_data_set_0`` holds them and the
+output as TensorProtos. The model brings the functions' bodies, so any runtime runs it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from drafts import BINOMIAL, BYTES, HALVES, NIBBLES, RARE, Array, symbols, weights
+from invalid_frames import coded, framed, packed, partial
+from onnx import helper, numpy_helper
+
+from codec.frame import read_frame
+from codec.tensor import StoredTensor, load, store_integers, store_weight
+from conformance.vectors import DTYPES
+from onnx_export.calls import write_call
+from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
+from refimpl.tans.blocks import Block, Chunks
+from refimpl.tans.stream import NUMPY
+
+OUTPUT = "value"
+
+
+@dataclass(frozen=True)
+class OnnxCase:
+    """One folder."""
+
+    name: str
+    model: bytes
+    inputs: dict[str, bytes]  # TensorProtos by the names of the graph's inputs
+    output: bytes
+    arrays: dict[str, Array]  # what they hold
+    expected: Array
+
+
+def onnx_cases() -> Iterator[OnnxCase]:
+    """A case for each function, with several shapes, types and opsets."""
+    for name, stored, opset in stored_tensors():
+        yield onnx_case(name, stored, opset)
+
+
+def stored_tensors() -> Iterator[tuple[str, StoredTensor, int]]:
+    """(name, tensor, opset)."""
+    content = symbols(HALVES, 600, seed=21).array().reshape(20, 30)
+    scale = np.abs(weights(1, 30, -12, seed=22).array()) + np.float32(2.0**-12)
+    zero = np.array(2, np.uint8)
+    one = np.array([0.125], np.float32)
+
+    def weight(data: bytes, shape: tuple[int, ...], by: Array = one, dtype: str = "float32") -> StoredTensor:
+        return StoredTensor(shape, dtype, read_frame(data), zero, by)
+
+    flat = content.reshape(-1)
+    yield "coded", weight(coded(flat, lane_count=4), (20, 30), scale), 21
+    yield "coded-one-lane-opset-11", weight(coded(flat[:50], lane_count=1, table_log=5), (5, 2, 5)), 11
+    yield "coded-wide-counts-float16", weight(coded(flat, lane_count=3, table_log=12), (600,), one, "float16"), 21
+    yield "coded-many-lanes-bfloat16", weight(coded(flat, lane_count=600), (20, 30), scale, "bfloat16"), 21
+    rare = symbols(RARE, 1200, seed=23).array()
+    yield "coded-rare-symbols", weight(coded(rare, lane_count=8), (30, 40)), 21
+    yield "coded-packed", weight(packed(flat, lane_count=4), (20, 30), scale), 21
+    yield "partial", weight(partial(flat, Chunks(16, 4, 3), lane_count=4), (20, 30), scale), 21
+    yield "partial-packed", weight(partial(flat, Chunks(16, 4, 3), packed=True, lane_count=4), (20, 30), scale), 21
+    uniform = symbols(BYTES, 600, seed=24).array().reshape(20, 30)
+    yield "raw", weight(framed(Block("raw", 600, uniform.reshape(-1)), uniform), (20, 30), scale), 21
+    nibbles = symbols(NIBBLES, 600, seed=25).array().reshape(20, 30)
+    yield "raw-packed", store_weight(nibbles, zero, scale, "float32", kernels=NUMPY), 21
+    yield "constant", store_weight(content * 0, zero, scale, "float32", kernels=NUMPY), 21
+    signed = symbols(BINOMIAL, 1200, seed=26).array().astype(np.int8).reshape(3, 20, 20) - np.int8(8)
+    yield "integer-int8", store_integers(signed, kernels=NUMPY), 21
+    yield "partial-integer", store_integers(content, fraction=0.5, kernels=NUMPY), 21
+
+
+def onnx_case(name: str, stored: StoredTensor, opset: int) -> OnnxCase:
+    """The call of a stored tensor as a model of its own."""
+    call = write_call(OUTPUT, stored)
+    named = []
+    for tensor in call.inputs:
+        tensor.name = tensor.name.removeprefix(f"{OUTPUT}.")
+        named.append(tensor)
+    call.node.input[:] = [tensor.name for tensor in named]
+    to = next(a.i for a in call.node.attribute if a.name == "to")
+    graph = helper.make_graph(
+        [call.node],
+        name,
+        [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in named],
+        [helper.make_tensor_value_info(OUTPUT, to, list(stored.shape))],
+    )
+    model = helper.make_model(
+        graph, functions=functions([call.node.op_type], opset), ir_version=8 if opset < 21 else 10,
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
+    )  # fmt: skip
+    expected = values_of(stored)
+    output = numpy_helper.from_array(expected, OUTPUT)
+    return OnnxCase(
+        name,
+        serialized(model),
+        {t.name: serialized(t) for t in named},
+        serialized(output),
+        {t.name: numpy_helper.to_array(t) for t in named},
+        expected,
+    )
+
+
+def values_of(stored: StoredTensor) -> Array:
+    """What the call gives."""
+    values = load(stored, kernels=NUMPY)
+    assert values.dtype.name in DTYPES, values.dtype
+    return values
+
+
+def serialized(message: Any) -> bytes:
+    """A protobuf's bytes, always the same."""
+    data: bytes = message.SerializeToString(deterministic=True)
+    return data
+
+
+def raw_offset(data: bytes) -> int:
+    """Where the elements of a serialized TensorProto begin: they are its last field."""
+    raw = onnx.TensorProto.FromString(data).raw_data
+    assert data.endswith(raw)
+    return len(data) - len(raw)
