@@ -25,7 +25,7 @@ LITERAL_FLAG = np.uint32(1 << 31)
 LEADER_FLAG = np.uint32(1 << 7)
 MAX_STEP_BITS = 12 + 8  # of one symbol: its state bits and its literal
 CHUNK_BITS = 1 << 27  # at most as many bits are coded before they are copied to where they stay
-AHEAD = 8  # groups between fetching memory and using it
+AHEAD = 4  # groups between fetching memory and using it
 THREAD_SYMBOLS = 1 << 18  # fewer symbols are not worth a thread
 
 
@@ -37,7 +37,7 @@ def histogram(symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     >>> histogram(np.array([2, 0, 2], np.uint8))
     array([1, 0, 2])
     """
-    counts: npt.NDArray[np.int64] = count_symbols(np.ascontiguousarray(symbols).reshape(-1))
+    counts: npt.NDArray[np.int64] = count_symbols(read_only(symbols.reshape(-1)))
     return counts[: int(np.flatnonzero(counts)[-1]) + 1 if len(symbols) else 0]
 
 
@@ -46,7 +46,7 @@ def encode_lanes(
     *, jobs: int = 1,
 ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64], npt.NDArray[np.uint32]]:  # fmt: skip
     """Twin of `refimpl.tans.encoding.encode_lanes`: same arguments, same words."""
-    symbols = np.ascontiguousarray(symbols)
+    symbols = read_only(symbols)
     steps = lane_length(len(symbols), lane_count)
     entries, next_state, first_states = pack_encode_table(table, classes)
     widths = classes.width[classes.leader]
@@ -81,7 +81,7 @@ def decode_lanes(
     steps = lane_length(symbol_count, lane_count)
     if len(words) < 2:  # one load takes eight bytes
         words = np.concatenate([words, np.zeros(2, np.uint32)])
-    data = np.ascontiguousarray(words).view(np.uint8)
+    data = read_only(words).view(np.uint8)
     ends = first_bit + np.cumsum(bit_lengths)
     unit = np.uint16 if packed else np.uint8
     symbols = np.empty(steps * lane_count, unit)
@@ -113,6 +113,13 @@ def numba_kernels(jobs: int = 1) -> Kernels:
     array([1, 2])
     """
     return Kernels(histogram, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs))
+
+
+def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A contiguous view that nobody writes to: Numba compiles once for both kinds of arrays."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
 
 
 def run(task: Callable[[int, int], Any], ranges: list[tuple[int, int]], jobs: int) -> list[Any]:
@@ -223,7 +230,8 @@ def decode_range(
                 where = offset + GROUP * k
                 end[k] = read_literals(data, last_byte, target, where, end[k], width, first_member, member)
             if filled_up:
-                symbols[at : at + GROUP * count] = row[: GROUP * count]
+                for i in range(GROUP * count):
+                    symbols[at + i] = row[i]
         for k in range(count):
             if position[k] != end[k] and bad < 0:
                 bad = tile + k

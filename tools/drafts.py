@@ -45,7 +45,8 @@ BINOMIAL = tuple(sum(comb(16, k) for k in range(i + 1)) for i in range(16))  # 1
 HALVES = tuple(65536 - (65536 >> i) for i in range(1, 16))  # 16 symbols, each half as likely as the one before
 NIBBLES = tuple(4096 * i for i in range(1, 16))  # 16 symbols, all alike
 BYTES = tuple(256 * i for i in range(1, 256))  # 256 symbols, all alike
-RARE = (50000, 60000, *range(65000, 65520, 4))  # three frequent symbols and 130 rare ones
+SPARSE = tuple(range(62000, 65300, 200))  # one symbol for nearly everything and 17 rare ones: they share slots
+RARE = (50000, 60000, *range(65000, 65520, 8))  # three frequent symbols and 65 rare ones
 
 
 def symbols(thresholds: tuple[int, ...], count: int, seed: int = 1) -> Drawn:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from drafts import BINOMIAL, BYTES, HALVES, NIBBLES, RARE, Array, Drawn, symbols
+from drafts import BINOMIAL, BYTES, HALVES, NIBBLES, RARE, SPARSE, Array, Drawn, symbols
 
 from codec.frame import CHUNKS, FRAME_CRC_AT, HEADER, STREAM, Frame, encode, read_frame, write_frame
 from refimpl.tans.blocks import MODES, Block, Chunks, split_chunks
@@ -78,7 +78,7 @@ def more_frames() -> Iterator[tuple[str, str, bytes, Array | Drawn]]:
     """(name, flag, frame, symbols) of valid frames that are not short."""
     for name, drawn in (("binomial", symbols(BINOMIAL, 3000)), ("halves", symbols(HALVES, 3000)),
                         ("nibbles-long", symbols(NIBBLES, 3000)), ("bytes", symbols(BYTES, 700)),
-                        ("rare", symbols(RARE, 6000))):  # fmt: skip
+                        ("rare", symbols(RARE, 4000)), ("sparse", symbols(SPARSE, 4000))):  # fmt: skip
         content = drawn.array()
         shown = content if len(drawn.lcg.thresholds) > 16 else drawn
         yield name, "valid", encode(content, kernels=NUMPY), shown
@@ -207,7 +207,7 @@ def truncations() -> Iterator[Fault]:
 
 def header_faults() -> Iterator[Fault]:
     """What can be wrong in the first bytes of any frame, in the order of the checks."""
-    for kind in ("raw", "constant", "coded", "partial"):
+    for kind in ("raw", "coded", "partial"):
         data = FRAMES[kind][0]
         yield Fault(f"{kind}-other-magic", "bad-magic", "Corrupt", poke_header(data, "magic", b"tANs"))
         yield Fault(f"{kind}-no-magic", "bad-magic", "Corrupt", poke_header(data, "magic", bytes(4)))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from drafts import BINOMIAL, BYTES, HALVES, NIBBLES, RARE, Array, symbols, weights
+from drafts import BINOMIAL, BYTES, HALVES, NIBBLES, SPARSE, Array, symbols, weights
 from invalid_frames import coded, framed, packed, partial
 from onnx import helper, numpy_helper
 
@@ -20,6 +20,7 @@ from conformance.vectors import DTYPES
 from onnx_export.calls import write_call
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 from refimpl.tans.blocks import Block, Chunks
+from refimpl.tans.nibbles import unpack_nibbles
 from refimpl.tans.stream import NUMPY
 
 OUTPUT = "value"
@@ -54,23 +55,30 @@ def stored_tensors() -> Iterator[tuple[str, StoredTensor, int]]:
         return StoredTensor(shape, dtype, read_frame(data), zero, by)
 
     flat = content.reshape(-1)
-    yield "coded", weight(coded(flat, lane_count=4), (20, 30), scale), 21
-    yield "coded-one-lane-opset-11", weight(coded(flat[:50], lane_count=1, table_log=5), (5, 2, 5)), 11
-    yield "coded-wide-counts-float16", weight(coded(flat, lane_count=3, table_log=12), (600,), one, "float16"), 21
-    yield "coded-many-lanes-bfloat16", weight(coded(flat, lane_count=600), (20, 30), scale, "bfloat16"), 21
-    rare = symbols(RARE, 1200, seed=23).array()
-    yield "coded-rare-symbols", weight(coded(rare, lane_count=8), (30, 40)), 21
-    yield "coded-packed", weight(packed(flat, lane_count=4), (20, 30), scale), 21
-    yield "partial", weight(partial(flat, Chunks(16, 4, 3), lane_count=4), (20, 30), scale), 21
-    yield "partial-packed", weight(partial(flat, Chunks(16, 4, 3), packed=True, lane_count=4), (20, 30), scale), 21
+    few = np.minimum(flat, 2)
+    rare = symbols(SPARSE, 1000, seed=23).array()
+    pairs = unpack_nibbles(rare)
+    cut = Chunks(16, 4, 3)
+    yield "coded", weight(coded(flat, lane_count=4, table_log=12), (20, 30), scale), 21
+    yield "classes-float16", weight(coded(rare, lane_count=8, table_log=5), (1000,), one, "float16"), 21
+    yield "packed-bfloat16", weight(packed(few, lane_count=300), (20, 30), scale, "bfloat16"), 21
+    yield "classes-packed", weight(packed(pairs, lane_count=4, table_log=5), (40, 50), one, "float16"), 21
+    yield "partial-one-lane-opset-11", weight(partial(flat, cut, lane_count=1), (5, 4, 30), scale), 11
+    yield "partial-packed", weight(partial(few, cut, packed=True, lane_count=4), (20, 30), scale), 21
+    yield "partial-classes", weight(partial(rare, cut, lane_count=4, table_log=5), (20, 50)), 21
+    yield (
+        "partial-classes-packed",
+        weight(partial(pairs, cut, packed=True, lane_count=4, table_log=5), (40, 50), one, "float16"),
+        21,
+    )
     uniform = symbols(BYTES, 600, seed=24).array().reshape(20, 30)
     yield "raw", weight(framed(Block("raw", 600, uniform.reshape(-1)), uniform), (20, 30), scale), 21
     nibbles = symbols(NIBBLES, 600, seed=25).array().reshape(20, 30)
     yield "raw-packed", store_weight(nibbles, zero, scale, "float32", kernels=NUMPY), 21
     yield "constant", store_weight(content * 0, zero, scale, "float32", kernels=NUMPY), 21
-    signed = symbols(BINOMIAL, 1200, seed=26).array().astype(np.int8).reshape(3, 20, 20) - np.int8(8)
+    signed = symbols(BINOMIAL[:12], 1200, seed=26).array().astype(np.int8).reshape(3, 20, 20) - np.int8(8)
     yield "integer-int8", store_integers(signed, kernels=NUMPY), 21
-    yield "partial-integer", store_integers(content, fraction=0.5, kernels=NUMPY), 21
+    yield "partial-integer-uint8", store_integers(few.reshape(20, 30) * 9, fraction=0.5, kernels=NUMPY), 21
 
 
 def onnx_case(name: str, stored: StoredTensor, opset: int) -> OnnxCase:

@@ -21,8 +21,9 @@ from conformance.backends import numpy_reference
 from conformance.compare import Answer, difference
 from conformance.python_backend import as_outputs, ask_python
 from conformance.steps import STEPS
-from conformance.vectors import DTYPES, FOLDER, VERSION, Case, StoredArray, hash_of, little_endian
+from conformance.vectors import DTYPES, VERSION, Case, StoredArray, hash_of, little_endian
 
+FOLDER = Path(__file__).resolve().parents[1] / "conformance" / "vectors"  # of the sources, not of an installed copy
 INLINE_VALUES, INLINE_BYTES = 24, 64  # longer arrays go to the binary file
 NOTES = {
     "valid": "what the reference writes, or any input that is right",
@@ -58,19 +59,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write or compare; return the exit status."""
     parser = argparse.ArgumentParser(description="Write the golden cases of conformance/vectors/ again.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file would change")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="another folder than conformance/vectors")
     options = parser.parse_args(arguments)
+    folder: Path = options.folder
     files = make_files()
-    stale = {name for name in present(FOLDER) if name not in files and name != "schema.json"}
-    changed = {name for name, data in files.items() if present(FOLDER).get(name) != data}
+    old = present(folder)
+    stale = old.keys() - files.keys() - {"schema.json"}  # the schema is written by hand
+    changed = {name for name, data in files.items() if old.get(name) != data}
     if options.check:
         for name in sorted(stale | changed):
             print(f"{name} would change: run tools/write_vectors.py", file=sys.stderr)
         return 1 if stale | changed else 0
     for name in stale:
-        (FOLDER / name).unlink()
+        (folder / name).unlink()
+    for path in sorted(folder.rglob("*"), reverse=True):  # deepest first
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
     for name in changed:
-        (FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
-        (FOLDER / name).write_bytes(files[name])
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(files[name])
     print(f"{len(files)} files, {sum(map(len, files.values())):,} bytes; {len(changed)} written, {len(stale)} removed")
     return 0
 
@@ -93,7 +100,7 @@ def make_files() -> dict[str, bytes]:
     wrong = []
     for draft in all_cases():
         try:
-            entries[draft.step].append(entry_of(draft, arrays[draft.step]))
+            entries[draft.step].append(entry_of(draft, arrays))
         except ValueError as error:
             wrong.append(f"{draft.step}/{draft.name}: {error}")
     if wrong:
@@ -122,8 +129,8 @@ def step_text(step: str, cases: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps(head, indent=1)[:-2] + f',\n "cases": [\n{lines}\n]}}\n'
 
 
-def entry_of(draft: Draft, blob: bytearray) -> dict[str, Any]:
-    """A case as JSON; longer arrays are appended to the step's binary file.
+def entry_of(draft: Draft, arrays: Mapping[str, bytearray]) -> dict[str, Any]:
+    """A case as JSON; longer arrays are appended to the step's binary file, once.
 
     Raises
     ------
@@ -134,7 +141,7 @@ def entry_of(draft: Draft, blob: bytearray) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "id": draft.name,
         "flags": list(draft.flags),
-        "inputs": {name: stored(array, draft.step, blob) for name, array in draft.inputs.items()},
+        "inputs": {name: stored(array, draft.step, arrays) for name, array in draft.inputs.items()},
         "parameters": dict(draft.parameters),
     }
     if draft.error is not None:
@@ -150,7 +157,7 @@ def entry_of(draft: Draft, blob: bytearray) -> dict[str, Any]:
         if text := difference(name, given[name], known_array(right), None):
             raise ValueError(text)
     outputs = {
-        name: hashed(array) if draft.hashed else stored(known.get(name, array), draft.step, blob)
+        name: hashed(array) if draft.hashed else stored(known.get(name, array), draft.step, arrays)
         for name, array in given.items()
     }
     return entry | {"outputs": outputs, "compare": draft.compare}
@@ -180,7 +187,7 @@ def known_array(array: Array) -> StoredArray:
     return StoredArray(array.dtype.name, array.shape, hex=little_endian(array).hex())
 
 
-def stored(array: Array | Drawn, step: str, blob: bytearray) -> dict[str, Any]:
+def stored(array: Array | Drawn, step: str, arrays: Mapping[str, bytearray]) -> dict[str, Any]:
     """An array as JSON, in whichever form is shortest to read."""
     if isinstance(array, Drawn):
         recipe = {"seed": array.lcg.seed}
@@ -196,11 +203,11 @@ def stored(array: Array | Drawn, step: str, blob: bytearray) -> dict[str, Any]:
         return described | {"values": [int(value) for value in array.reshape(-1)]}
     if len(data) <= INLINE_BYTES:
         return described | {"hex": data.hex()}
-    at = blob.find(data)
-    if at < 0:
-        at = len(blob)
-        blob.extend(data)
-    return described | {"file": f"{step}.bin", "offset": at}
+    for home, blob in arrays.items():
+        if (at := blob.find(data)) >= 0:
+            return described | {"file": f"{home}.bin", "offset": at}
+    arrays[step].extend(data)
+    return described | {"file": f"{step}.bin", "offset": len(arrays[step]) - len(data)}
 
 
 def hashed(array: Array) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-BcountsJ?PjZB$
+BcountsJ?PjZB$
