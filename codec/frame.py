@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 from zlib_ng.zlib_ng import crc32
 
-from codec.kernels import NUMBA
+from codec.kernels import NUMBA, numba_kernels
 from refimpl.errors import Corrupt, InvalidArgument, Truncated, UnsupportedVersion
 from refimpl.tans.blocks import MODES, Block, Chunks, decode_block, encode_block
 from refimpl.tans.classes import class_table
@@ -64,7 +64,8 @@ def encode(
     fraction: float = 1.0,
     table_log: int | None = None,
     lane_count: int | None = None,
-    kernels: Kernels = NUMBA,
+    jobs: int = 1,
+    kernels: Kernels | None = None,
 ) -> bytes:
     """Compress symbols into a self-contained frame.
 
@@ -73,8 +74,10 @@ def encode(
     symbols : uint8, any shape
     profile, fraction, table_log, lane_count
         See `refimpl.tans.blocks.encode_block`.
-    kernels : Kernels
-        Numba, or the bit-exact NumPy reference.
+    jobs : int
+        Threads; the bytes do not depend on it.
+    kernels : Kernels, optional
+        Other loops than Numba's on so many threads, such as the bit-exact NumPy reference.
 
     Examples
     --------
@@ -85,13 +88,26 @@ def encode(
     """
     return write_frame(
         make_frame(
-            symbols, profile=profile, fraction=fraction, table_log=table_log, lane_count=lane_count, kernels=kernels
+            symbols,
+            profile=profile,
+            fraction=fraction,
+            table_log=table_log,
+            lane_count=lane_count,
+            kernels=kernels or numba_kernels(jobs),
         )
     )
 
 
-def decode(data: bytes, *, kernels: Kernels = NUMBA) -> npt.NDArray[np.uint8]:
+def decode(data: bytes, *, jobs: int = 1, kernels: Kernels | None = None) -> npt.NDArray[np.uint8]:
     """Decompress a frame made by `encode`, checking both checksums.
+
+    Parameters
+    ----------
+    data : bytes
+    jobs : int
+        Threads.
+    kernels : Kernels, optional
+        Other loops than Numba's on so many threads.
 
     Returns
     -------
@@ -107,7 +123,7 @@ def decode(data: bytes, *, kernels: Kernels = NUMBA) -> npt.NDArray[np.uint8]:
     >>> decode(encode(np.array([1, 2, 3], np.uint8)))
     array([1, 2, 3], dtype=uint8)
     """
-    return decode_frame(read_frame(data), kernels=kernels)
+    return decode_frame(read_frame(data), kernels=kernels or numba_kernels(jobs))
 
 
 def make_frame(
@@ -152,7 +168,7 @@ def decode_frame(frame: Frame, *, kernels: Kernels = NUMBA) -> npt.NDArray[np.ui
 def write_frame(frame: Frame) -> bytes:
     """Serialize a frame."""
     block = frame.block
-    parts = []
+    parts: list[Any] = []
     if block.stream is not None:
         stream, counts = block.stream, stored_counts(block.stream.counts)
         parts.append(
@@ -171,12 +187,14 @@ def write_frame(frame: Frame) -> bytes:
             parts.append(CHUNKS.pack(block.chunks.symbols, block.chunks.per_block, block.chunks.coded, 0))
         model = counts.astype(counts.dtype.newbyteorder("<")).tobytes() + stream.classes.tobytes()
         parts.append(model + bytes(-len(model) % 4))
-        parts.append(stream.words.astype("<u4").tobytes())
-    body = b"".join(parts) + block.raw.tobytes()
+        parts.append(np.ascontiguousarray(stream.words, "<u4").data)
+    parts.append(np.ascontiguousarray(block.raw).data)
     flags = PACKED if block.packed else 0
     fields = (MAGIC, VERSION, MODES.index(block.mode), flags, 0, block.symbol_count, frame.symbols_crc)
-    crc = crc32(body, crc32(HEADER.pack(*fields, 0)[:FRAME_CRC_AT]))
-    return HEADER.pack(*fields, crc) + body
+    crc = crc32(HEADER.pack(*fields, 0)[:FRAME_CRC_AT])
+    for part in parts:
+        crc = crc32(part, crc)
+    return b"".join([HEADER.pack(*fields, crc), *parts])
 
 
 def read_frame(data: bytes) -> Frame:
@@ -224,7 +242,7 @@ def read_frame(data: bytes) -> Frame:
     raw = reader.array("<u1", raw_count)
     if reader.at != len(data):
         raise Corrupt(f"{len(data) - reader.at} bytes behind the frame")
-    if crc32(data[FRAME_CRC_AT + 4 :], crc32(data[:FRAME_CRC_AT])) != crc:
+    if crc32(memoryview(data)[FRAME_CRC_AT + 4 :], crc32(data[:FRAME_CRC_AT])) != crc:
         raise Corrupt("the checksum of the stored bytes is wrong")
     if stream is not None:
         check_model(stream)
@@ -253,17 +271,19 @@ class Reader:
         self.data = data
         self.at = 0
 
-    def take(self, size: int) -> bytes:
-        """The next ``size`` bytes."""
+    def skip(self, size: int) -> None:
+        """Pass over ``size`` bytes."""
         if size > len(self.data) - self.at:
             raise Truncated(f"{size} bytes announced at byte {self.at}, {len(self.data) - self.at} are there")
         self.at += size
-        return self.data[self.at - size : self.at]
 
     def unpack(self, fields: struct.Struct) -> tuple[Any, ...]:
         """The next fields."""
-        return fields.unpack(self.take(fields.size))
+        self.skip(fields.size)
+        return fields.unpack_from(self.data, self.at - fields.size)
 
     def array(self, dtype: str, count: int) -> npt.NDArray[Any]:
-        """The next ``count`` numbers."""
-        return np.frombuffer(self.take(count * np.dtype(dtype).itemsize), dtype)
+        """The next ``count`` numbers, a view of the bytes."""
+        begin, size = self.at, count * np.dtype(dtype).itemsize
+        self.skip(size)
+        return np.frombuffer(self.data, dtype, count, begin) if count else np.empty(0, dtype)

@@ -18,7 +18,7 @@ from codec.vector import LANES, decode_group, encode_group, lowest_bit, prefetch
 from refimpl.errors import Corrupt
 from refimpl.tans.classes import ClassTable
 from refimpl.tans.lanes import GROUP, lane_length
-from refimpl.tans.stream import Kernels, append_bits
+from refimpl.tans.stream import Kernels
 from refimpl.tans.tables import DecodeTable, EncodeTable
 
 LITERAL_FLAG = np.uint32(1 << 31)
@@ -101,9 +101,6 @@ def decode_lanes(
     return symbols[:symbol_count].view(np.uint8)
 
 
-NUMBA = Kernels(histogram, encode_lanes, decode_lanes)
-
-
 def numba_kernels(jobs: int = 1) -> Kernels:
     """The jitted kernels on so many threads; the bytes do not depend on it.
 
@@ -112,7 +109,7 @@ def numba_kernels(jobs: int = 1) -> Kernels:
     >>> numba_kernels(2).histogram(np.array([0, 1, 1], np.uint8))
     array([1, 2])
     """
-    return Kernels(histogram, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs))
+    return Kernels(histogram, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs), append_bits)
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -130,20 +127,37 @@ def run(task: Callable[[int, int], Any], ranges: list[tuple[int, int]], jobs: in
         return list(pool.map(lambda lanes: task(*lanes), ranges))
 
 
+def append_bits(
+    head: npt.NDArray[np.uint32], head_bits: int, tail: npt.NDArray[np.uint32], tail_bits: int
+) -> npt.NDArray[np.uint32]:
+    """Twin of `refimpl.tans.bits.append_bits`.
+
+    Examples
+    --------
+    >>> append_bits(np.array([5], np.uint32), 3, np.array([3], np.uint32), 2)
+    array([29], dtype=uint32)
+    """
+    return join_bits([head, tail], [head_bits, tail_bits])
+
+
 def join_bits(parts: list[npt.NDArray[np.uint32]], lengths: list[int]) -> npt.NDArray[np.uint32]:
-    """Bit runs put behind one another.
+    """Bit runs put behind one another; the bits behind a run's end are zero.
 
     Examples
     --------
     >>> join_bits([np.array([5], np.uint32), np.array([3], np.uint32)], [3, 2])
     array([29], dtype=uint32)
     """
-    while len(parts) > 1:  # neighbours in pairs: each bit is copied log2(parts) times
-        pairs = list(zip(parts[::2], parts[1::2], lengths[::2], lengths[1::2], strict=False))
-        odd_part, odd_length = parts[2 * len(pairs) :], lengths[2 * len(pairs) :]
-        parts = [append_bits(a, n, b, m) for a, b, n, m in pairs] + odd_part
-        lengths = [n + m for _, _, n, m in pairs] + odd_length
-    return parts[0]
+    count = (sum(lengths) + 31) // 32
+    words = np.zeros(count + 2, np.uint32)  # one store takes eight bytes
+    at = 0
+    for part, length in zip(parts, lengths, strict=True):
+        copy_bits(read_only(part), words.view(np.uint8), at)
+        at += length
+    return words[:count]
+
+
+NUMBA = numba_kernels()
 
 
 def pack_decode_table(table: DecodeTable, classes: ClassTable) -> npt.NDArray[np.uint32]:
@@ -318,3 +332,15 @@ def append(data: Any, at: Any, carry: Any, value: Any, count: Any) -> Any:
     write64(data, at >> 3, whole)
     following = at + count
     return whole >> np.uint64(8 * ((following >> 3) - (at >> 3))), following
+
+
+@njit(nogil=True)
+def copy_bits(words: Any, data: Any, at: Any) -> Any:
+    """Put whole words at bit ``at``; what is in front of it in its byte stays."""
+    byte, shift = at >> 3, np.uint64(at & 7)
+    carry = np.uint64(data[byte]) & ((np.uint64(1) << shift) - np.uint64(1))
+    for word in words:
+        whole = carry | np.uint64(word) << shift
+        write64(data, byte, whole)
+        carry = whole >> np.uint64(32)
+        byte += 4

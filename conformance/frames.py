@@ -84,7 +84,9 @@ def draw_frame(
     pack = mode != "constant" and (random.random() < 0.3 if packed is None else packed)
     if mode == "constant":
         symbol, count = random.randrange(256), random.randint(0, max_units)
-        return ValidFrame(frame_bytes(mode, bytes([symbol]), np.full(count, symbol, np.uint8)), np.full(count, symbol, np.uint8))
+        return ValidFrame(
+            frame_bytes(mode, bytes([symbol]), np.full(count, symbol, np.uint8)), np.full(count, symbol, np.uint8)
+        )
     if mode == "raw":
         units = draw_units(random, range(256), random.randint(0, max_units))
         symbols = symbols_of(random, units, packed=pack)
@@ -330,5 +332,7 @@ def frame_bytes(mode: str, body: bytes, symbols: npt.NDArray[np.uint8], *, packe
     >>> frame_bytes("constant", b"\\x07", np.full(3, 7, np.uint8))[24:].hex()
     '07'
     """
-    head = b"tANS" + struct.pack("<BBBBQI", 1, MODES.index(mode), packed, 0, len(symbols), zlib.crc32(symbols.tobytes()))
+    head = b"tANS" + struct.pack(
+        "<BBBBQI", 1, MODES.index(mode), packed, 0, len(symbols), zlib.crc32(symbols.tobytes())
+    )
     return head + struct.pack("<I", zlib.crc32(head + body)) + body

@@ -1,8 +1,10 @@
 """A tANS coder for one lane at a time, with Python integers and bit strings: slow, short, and written
-from the documentation alone. A bit string holds the earliest bit first.
+from the documentation alone. A bit string holds the earliest bit first, a class its leader first.
 """
 
+import math
 from fractions import Fraction
+from itertools import zip_longest
 
 
 def apportion(histogram, slots):
@@ -41,27 +43,99 @@ def number(bits):
     return sum(1 << i for i, bit in enumerate(bits) if bit == "1")
 
 
-def encode_lane(symbols, rows):
+def read_classes(stored):
+    """The members of each class, from [count][widths][members]."""
+    classes, at = [], 1 + stored[0] if stored else 0
+    for width in stored[1:at]:
+        classes.append(stored[at : at + 2**width])
+        at += 2**width
+    return classes
+
+
+def in_class(symbol, classes):
+    """(leader, literal, its width): of several classes with the symbol the last, of several places the first."""
+    for members in reversed(classes):
+        if symbol in members:
+            return members[0], members.index(symbol), len(members).bit_length() - 1
+    return symbol, 0, 0
+
+
+def merged(histogram, classes):
+    """How often each symbol is coded if symbols of a class are coded as their leader."""
+    result = [0] * len(histogram)
+    for symbol, h in enumerate(histogram):
+        if h:
+            result[in_class(symbol, classes)[0]] += h
+    return result
+
+
+def part_price(occurrences, width, total, table_log):
+    """Of a class of 2**width symbols, or a symbol on its own, in 2**-16 bits."""
+    size = 1 << table_log
+    slots = max(1, math.floor(Fraction(occurrences * size, total) + Fraction(1, 2)))
+    code = occurrences * ((table_log << 16) - math.floor(65536 * math.log2(slots)))
+    room = slots * (total * round(65536 * math.log2(math.e)) // size)
+    return code + room + (occurrences * (width + 1) + 8 * (1 + 2**width) << 16 if width else 0)
+
+
+def plan_price(histogram, classes, table_log):
+    """Of classes and of all symbols in none."""
+    parts = [({*members}, len(members).bit_length() - 1) for members in classes]
+    parts += [({s}, 0) for s, h in enumerate(histogram) if h and not any(s in members for members in classes)]
+    total = sum(histogram)
+    return sum(part_price(sum(histogram[s] for s in part), width, total, table_log) for part, width in parts)
+
+
+def cheapest_price(histogram, table_log):
+    """Of all ways to cut the line of symbols, rarest first, into parts of 2**width neighbours; the last may be short."""
+    line, total = sorted(h for h in histogram if h), sum(histogram)
+
+    def cheapest(rest):
+        if not rest:
+            return 0
+        widths = [width for width in range(9) if width == 0 or 2 ** (width - 1) < len(rest)]
+        prices = [part_price(sum(rest[: 2**width]), width, total, table_log) for width in widths]
+        return min(price + cheapest(rest[2**width :]) for price, width in zip(prices, widths, strict=True))
+
+    return cheapest(line)
+
+
+def pack(symbols):
+    """Two symbols below 16 a byte, the first in the low half."""
+    return [low + 16 * high for low, high in zip_longest(symbols[::2], symbols[1::2], fillvalue=0)]
+
+
+def unpack(packed):
+    return [half for byte in packed for half in (byte % 16, byte // 16)]
+
+
+def encode_lane(symbols, rows, classes=()):
     """(start state, bit string)."""
-    state = next(i for i, row in enumerate(rows) if row[0] == symbols[-1])
+    coded = [in_class(symbol, classes) for symbol in symbols]
+    state = next(i for i, row in enumerate(rows) if row[0] == coded[-1][0])
     bits = ""
-    for symbol in reversed(symbols[:-1]):
-        origin = next(i for i, (s, width, base) in enumerate(rows) if s == symbol and 0 <= state - base < 1 << width)
+    for leader, _, _ in reversed(coded[:-1]):
+        origin = next(i for i, (s, width, base) in enumerate(rows) if s == leader and 0 <= state - base < 1 << width)
         _, width, base = rows[origin]
         bits = field(state - base, width) + bits
         state = origin
-    return state, bits
+    return state, bits + "".join(field(literal, width) for _, literal, width in reversed(coded))
 
 
-def decode_lane(state, bits, rows, steps):
-    symbols, at = [], 0
-    for _ in range(steps - 1):
-        symbol, width, base = rows[state]
-        symbols.append(symbol)
-        state = base + number(bits[at : at + width])
-        at += width
-    assert at == len(bits)
-    return [*symbols, rows[state][0]]
+def decode_lane(state, bits, rows, steps, classes=()):
+    led = {members[0]: members for members in classes}
+    symbols, at, end = [], 0, len(bits)
+    for step in range(steps):
+        leader, width, base = rows[state]
+        members = led.get(leader, [leader])
+        literal = len(members).bit_length() - 1
+        symbols.append(members[number(bits[end - literal : end])])
+        end -= literal
+        if step < steps - 1:
+            state = base + number(bits[at : at + width])
+            at += width
+    assert at == end
+    return symbols
 
 
 def deal(symbols, lanes, padding):
@@ -72,11 +146,11 @@ def deal(symbols, lanes, padding):
     return dealt
 
 
-def encode_words(symbols, counts, lanes):
+def encode_words(symbols, counts, lanes, classes=()):
     """(words, length base, length width) of a whole stream."""
     table_log = sum(counts).bit_length() - 1
     rows = decode_rows(counts)
-    coded = [encode_lane(lane, rows) for lane in deal(symbols, lanes, counts.index(max(counts)))]
+    coded = [encode_lane(lane, rows, classes) for lane in deal(symbols, lanes, counts.index(max(counts)))]
     lengths = [len(bits) for _, bits in coded]
     base = min(lengths)
     width = (max(lengths) - base).bit_length()
@@ -85,7 +159,7 @@ def encode_words(symbols, counts, lanes):
     return [number(stream[i : i + 32]) for i in range(0, len(stream), 32)], base, width
 
 
-def decode_words(words, symbol_count, lanes, base, width, counts):
+def decode_words(words, symbol_count, lanes, base, width, counts, classes=()):
     """All symbols of a stream."""
     table_log = sum(counts).bit_length() - 1
     rows = decode_rows(counts)
@@ -96,7 +170,7 @@ def decode_words(words, symbol_count, lanes, base, width, counts):
     for k in range(lanes):
         state = number(stream[k * table_log : (k + 1) * table_log])
         length = base + number(stream[lanes * table_log + k * width : lanes * table_log + (k + 1) * width])
-        for t, symbol in enumerate(decode_lane(state, stream[at : at + length], rows, steps)):
+        for t, symbol in enumerate(decode_lane(state, stream[at : at + length], rows, steps, classes)):
             result[4 * lanes * (t // 4) + 4 * k + t % 4] = symbol
         at += length
     return result[:symbol_count]

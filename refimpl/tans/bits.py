@@ -73,3 +73,23 @@ def read_fields(
     window = padded[word] | padded[word + 1] << np.uint64(32)
     shifted = (window >> (positions % 32).astype(np.uint64)).astype(np.uint32).astype(np.int64)
     return shifted & ((1 << np.asarray(widths, np.int64)) - 1)
+
+
+def append_bits(
+    head: npt.NDArray[np.uint32], head_bits: int, tail: npt.NDArray[np.uint32], tail_bits: int
+) -> npt.NDArray[np.uint32]:
+    """Put ``tail_bits`` bits behind ``head_bits`` bits.
+
+    Examples
+    --------
+    >>> append_bits(np.array([5], np.uint32), 3, np.array([3], np.uint32), 2)
+    array([29], dtype=uint32)
+    """
+    words = np.zeros((head_bits + tail_bits + 31) // 32 + 1, np.uint32)
+    words[: len(head)] = head
+    shift = head_bits % 32
+    first = head_bits // 32
+    words[first : first + len(tail)] |= tail << np.uint32(shift)
+    if shift:
+        words[first + 1 : first + 1 + len(tail)] |= tail[: len(words) - first - 1] >> np.uint32(32 - shift)
+    return words[:-1]

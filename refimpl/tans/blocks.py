@@ -128,9 +128,10 @@ def encode_block(
     count = len(symbols)
     if count == 0:
         return Block("raw", 0, symbols)
-    if (symbols == symbols[0]).all():
+    lowest, highest = int(symbols.min()), int(symbols.max())
+    if lowest == highest:
         return Block("constant", count, symbols[:1])
-    small = int(symbols.max()) < 16
+    small = highest < 16
     packed = pack_nibbles(symbols) if small else symbols
     raw = Block("raw", count, packed, packed=small)
     # One byte repeated takes no bits: nothing would limit what a forged count makes a decoder unpack.

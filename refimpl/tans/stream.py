@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, Truncated
 from refimpl.tans import counts as counts_module
-from refimpl.tans.bits import read_fields, write_fields
+from refimpl.tans.bits import append_bits, read_fields, write_fields
 from refimpl.tans.classes import ClassTable, class_table
 from refimpl.tans.counts import coded_cost, normalize_counts
 from refimpl.tans.decoding import decode_lanes
@@ -79,15 +79,24 @@ class DecodeLanes(Protocol):
     ) -> npt.NDArray[np.uint8]: ...
 
 
+class AppendBits(Protocol):
+    """Signature of `refimpl.tans.bits.append_bits`."""
+
+    def __call__(
+        self, head: npt.NDArray[np.uint32], head_bits: int, tail: npt.NDArray[np.uint32], tail_bits: int
+    ) -> npt.NDArray[np.uint32]: ...
+
+
 class Kernels(NamedTuple):
-    """The three loops that touch every symbol; a faster twin replaces just these."""
+    """The loops that touch every symbol or word; a faster twin replaces just these."""
 
     histogram: Histogram
     encode_lanes: EncodeLanes
     decode_lanes: DecodeLanes
+    append_bits: AppendBits
 
 
-NUMPY = Kernels(counts_module.histogram, encode_lanes, decode_lanes)
+NUMPY = Kernels(counts_module.histogram, encode_lanes, decode_lanes, append_bits)
 
 
 def encode_stream(
@@ -146,7 +155,7 @@ def encode_stream(
         np.concatenate([start_states.astype(np.int64), bit_lengths - base]),
         np.repeat([table_log, width], lane_count),
     )
-    words = append_bits(side, lane_count * (table_log + width), payload, int(bit_lengths.sum()))
+    words = kernels.append_bits(side, lane_count * (table_log + width), payload, int(bit_lengths.sum()))
     return Stream(len(symbols), lane_count, base, width, model.counts, model.classes, words)
 
 
@@ -253,23 +262,3 @@ def repeat_symbol(symbol: int, count: int) -> npt.NDArray[np.uint8]:
     if count >= 1 << 63:
         raise LimitExceeded(f"{count} symbols are more than an array can have")
     return np.broadcast_to(np.uint8(symbol), count)
-
-
-def append_bits(
-    head: npt.NDArray[np.uint32], head_bits: int, tail: npt.NDArray[np.uint32], tail_bits: int
-) -> npt.NDArray[np.uint32]:
-    """Put ``tail_bits`` bits behind ``head_bits`` bits.
-
-    Examples
-    --------
-    >>> append_bits(np.array([5], np.uint32), 3, np.array([3], np.uint32), 2)
-    array([29], dtype=uint32)
-    """
-    words = np.zeros((head_bits + tail_bits + 31) // 32 + 1, np.uint32)
-    words[: len(head)] = head
-    shift = head_bits % 32
-    first = head_bits // 32
-    words[first : first + len(tail)] |= tail << np.uint32(shift)
-    if shift:
-        words[first + 1 : first + 1 + len(tail)] |= tail[: len(words) - first - 1] >> np.uint32(32 - shift)
-    return words[:-1]
