@@ -83,13 +83,14 @@ def decode_lanes(
         words = np.concatenate([words, np.zeros(2, np.uint32)])
     data = read_only(words).view(np.uint8)
     ends = first_bit + np.cumsum(bit_lengths)
+    starts = ends - bit_lengths
     unit = np.uint16 if packed else np.uint8
     symbols = np.empty(steps * lane_count, unit)
     entries = pack_decode_table(table, classes)
 
     def decode(first: int, last: int) -> int:
         return decode_range(
-            data, lane_count, first, last, ends - bit_lengths, ends, start_states, entries,
+            data, lane_count, first, last, starts, ends, start_states, entries,
             classes.width, classes.first, classes.member, symbols,
         )  # fmt: skip
 
@@ -194,17 +195,25 @@ def pack_encode_table(
 @njit(nogil=True)
 def count_symbols(symbols: Any) -> Any:
     """How often each of 256 symbols occurs."""
-    # Four tables: equal neighbours would wait for each other's store.
-    tables = np.zeros((4, 256), np.int64)
-    whole = len(symbols) // 4 * 4
-    for i in range(0, whole, 4):
-        tables[0, symbols[i]] += 1
-        tables[1, symbols[i + 1]] += 1
-        tables[2, symbols[i + 2]] += 1
-        tables[3, symbols[i + 3]] += 1
+    # Two at a time, in two tables: equal neighbours would wait for each other's store.
+    even, odd = np.zeros(1 << 16, np.uint32), np.zeros(1 << 16, np.uint32)
+    counts = np.zeros(256, np.int64)
+    whole = len(symbols) & ~7
+    pair, one = np.uint64(0xFFFF), np.uint32(1)
+    for begin in range(0, whole, 1 << 33):  # a counter of 32 bits overflows after so many
+        for i in range(begin, min(begin + (1 << 33), whole), 8):
+            eight = read64(symbols, i)
+            even[eight & pair] += one
+            odd[eight >> np.uint64(16) & pair] += one
+            even[eight >> np.uint64(32) & pair] += one
+            odd[eight >> np.uint64(48)] += one
+        for i in range(1 << 16):
+            counts[i & 255] += even[i] + odd[i]
+            counts[i >> 8] += even[i] + odd[i]
+            even[i] = odd[i] = 0
     for i in range(whole, len(symbols)):
-        tables[0, symbols[i]] += 1
-    return tables[0] + tables[1] + tables[2] + tables[3]
+        counts[symbols[i]] += 1
+    return counts
 
 
 @njit(nogil=True)

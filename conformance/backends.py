@@ -19,7 +19,7 @@ from refimpl.select import select_lowest
 from refimpl.tans import blocks, counts, tables
 from refimpl.tans.blocks import Chunks
 from refimpl.tans.model import choose_model
-from refimpl.tans.spread import spread_symbols, table_log_of
+from refimpl.tans.spread import spread_symbols
 from refimpl.tans.stream import NUMPY, Kernels
 
 Array = npt.NDArray[Any]
@@ -70,10 +70,6 @@ class Reference:
     def normalize_counts(self, histogram: Array, table_log: int) -> Array:
         """Normalized counts."""
         return counts.normalize_counts(histogram, table_log)
-
-    def choose_table_log(self, histogram: Array, lane_count: int) -> int:
-        """The table_log that costs least."""
-        return table_log_of(choose_model(histogram, lane_count).counts)
 
     def choose_model(self, histogram: Array, lane_count: int, table_log: int | None) -> Any:
         """(normalized counts, classes)."""

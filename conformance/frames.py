@@ -41,6 +41,17 @@ class Route(NamedTuple):
     width: int  # bits of the literal, 0 for no class
 
 
+class Coded(NamedTuple):
+    """A stream and its model."""
+
+    lane_count: int
+    length_base: int
+    length_width: int
+    counts: list[int]
+    classes: bytes
+    words: bytes
+
+
 class Table(NamedTuple):
     """The decoder's table and its inverse."""
 
@@ -76,39 +87,54 @@ def draw_frame(
 
     Examples
     --------
-    >>> frame = draw_frame(Random(0), modes=["coded"], packed=False)
-    >>> frame.data[:6], len(frame.symbols)
-    (b'tANS\\x01\\x02', 206)
+    >>> from codec import decode
+    >>> frame = draw_frame(Random(0), modes=["coded", "partial"], max_lanes=5)
+    >>> bool((decode(frame.data) == frame.symbols).all())
+    True
     """
     mode = random.choice(modes)
     pack = mode != "constant" and (random.random() < 0.3 if packed is None else packed)
     if mode == "constant":
-        symbol, count = random.randrange(256), random.randint(0, max_units)
-        return ValidFrame(
-            frame_bytes(mode, bytes([symbol]), np.full(count, symbol, np.uint8)), np.full(count, symbol, np.uint8)
-        )
+        symbols = np.full(random.randint(0, max_units), random.randrange(256), np.uint8)
+        symbol = symbols[0] if len(symbols) else random.randrange(256)
+        return ValidFrame(frame_bytes(mode, bytes([symbol]), symbols), symbols)
     if mode == "raw":
         units = draw_units(random, range(256), random.randint(0, max_units))
         symbols = symbols_of(random, units, packed=pack)
         return ValidFrame(frame_bytes(mode, bytes(units), symbols, packed=pack), symbols)
-    table_log = random.randint(*table_logs)
-    counts = draw_counts(random, table_log, least_present=2 if pack and mode == "coded" else 1)
-    classes = draw_classes(random, counts) if with_classes is not False else b""
-    while with_classes and not classes:
-        classes = draw_classes(random, counts)
-    routes = routes_of(counts, classes)
-    chunks, raw_of = None, np.zeros(random.randint(1, max_units), bool)
+    chunks, raw_at = None, np.zeros(random.randint(1, max_units), bool)
     if mode == "partial":
         chunks = draw_chunks(random, max_units)
-        raw_of = raw_units(random.randint(chunks[0] * chunks[1], max_units), chunks)
-    coded = draw_units(random, sorted(routes), int((~raw_of).sum()))
-    raw = draw_units(random, range(256), int(raw_of.sum()))
-    merged = np.empty(len(raw_of), np.uint8)
-    merged[raw_of], merged[~raw_of] = raw, coded
+        raw_at = raw_units(random.randint(chunks[0] * chunks[1], max_units), chunks)
+    counts, classes = draw_model(random, table_logs, with_classes=with_classes, repeats=not (pack and mode == "coded"))
+    stream, coded = draw_stream(random, counts, classes, int((~raw_at).sum()), max_lanes=max_lanes)
+    raw = draw_units(random, range(256), int(raw_at.sum()))
+    merged = np.empty(len(raw_at), np.uint8)
+    merged[raw_at], merged[~raw_at] = raw, coded
     symbols = symbols_of(random, merged.tolist(), packed=pack)
-    lanes = random.randint(1, min(len(coded), max_lanes or len(coded)))
-    stream = stream_bytes(random, coded, counts, classes, lanes, chunks)
-    return ValidFrame(frame_bytes(mode, stream + bytes(raw), symbols, packed=pack), symbols)
+    body = stream_bytes(random, stream, chunks) + bytes(raw)
+    return ValidFrame(frame_bytes(mode, body, symbols, packed=pack), symbols)
+
+
+def draw_model(
+    random: Random, table_logs: tuple[int, int] = TABLE_LOGS, *, with_classes: bool | None = None, repeats: bool = True
+) -> tuple[list[int], bytes]:
+    """(normalized counts, classes) that have nothing to do with each other.
+
+    Parameters
+    ----------
+    random : Random
+    table_logs : (int, int)
+    with_classes : bool, optional
+    repeats : bool
+        Allow models that code a single symbol in no bits; a packed block must not have one.
+    """
+    table_log = random.randint(*table_logs)
+    counts = draw_counts(random, table_log)
+    classes = b"" if with_classes is False else draw_classes(random, counts, least=1 if with_classes else 0)
+    if not repeats and sum(count > 0 for count in counts) == 1:
+        counts = draw_counts(random, table_log, least_present=2)
+    return counts, classes
 
 
 def draw_counts(random: Random, table_log: int, *, least_present: int = 1, max_alphabet: int = 256) -> list[int]:
@@ -122,12 +148,9 @@ def draw_counts(random: Random, table_log: int, *, least_present: int = 1, max_a
     """
     slots = 1 << table_log
     alphabet = random.randint(least_present, max_alphabet)
-    present = random.randint(least_present, min(alphabet, slots, random.choice([least_present, 4, 16, 256])) | 1)
-    present = min(present, alphabet, slots)
-    if random.random() < 0.2:  # one symbol has all slots that the others leave
-        cuts = list(range(1, present))
-    else:
-        cuts = sorted(random.sample(range(1, slots), present - 1))
+    present = random.randint(least_present, min(alphabet, slots, random.choice([4, 16, 256])))
+    some = random.sample(range(1, slots), present - 1)
+    cuts = sorted(some) if random.random() < 0.8 else list(range(1, present))  # the latter: one slot for all but one
     shares = [end - begin for begin, end in zip([0, *cuts], [*cuts, slots], strict=True)]
     random.shuffle(shares)
     counts = [0] * alphabet
@@ -136,22 +159,22 @@ def draw_counts(random: Random, table_log: int, *, least_present: int = 1, max_a
     return counts
 
 
-def draw_classes(random: Random, counts: Sequence[int] = (), *, max_classes: int = 255) -> bytes:
+def draw_classes(random: Random, counts: Sequence[int] = (), *, least: int = 0, max_classes: int = 255) -> bytes:
     """Valid stored classes, or none: members that never occur, that repeat, that lead other classes.
 
     Leaders are mostly symbols with slots, where counts are given.
 
     Examples
     --------
-    >>> draw_classes(Random(2)).hex()
-    '020101016b6bd7f8'
+    >>> stored = draw_classes(Random(2), least=1)
+    >>> len(stored) == 1 + stored[0] + sum(1 << width for width in stored[1 : 1 + stored[0]])
+    True
     """
     present = [symbol for symbol, count in enumerate(counts) if count] or list(range(256))
-    few = random.choice([0, 1, 1, 2, 5, max_classes])
-    count = random.randint(0, min(few, max_classes))
+    count = random.randint(least, min(max_classes, max(least, random.choice([0, 1, 1, 2, 5, 255]))))
     leaders = random.sample(range(256), count)
-    if random.random() < 0.8:
-        leaders = random.sample(present, min(count, len(present)))
+    if count <= len(present) and random.random() < 0.8:
+        leaders = random.sample(present, count)
     largest = random.choice([1, 2, 4, 8])
     widths = [random.randint(1, largest) for _ in leaders]
     while 1 + len(widths) + sum(1 << width for width in widths) > MAX_CLASS_BYTES:
@@ -168,8 +191,9 @@ def draw_chunks(random: Random, max_units: int) -> tuple[int, int, int]:
 
     Examples
     --------
-    >>> draw_chunks(Random(3), 300)
-    (4, 69, 65)
+    >>> size, per_block, coded = draw_chunks(Random(3), 300)
+    >>> size * per_block <= 300, 1 <= coded < per_block
+    (True, True)
     """
     per_block = random.randint(2, min(255, max_units, random.choice([2, 4, 16, 255])))
     return random.randint(1, max_units // per_block), per_block, random.randint(1, per_block - 1)
@@ -180,12 +204,13 @@ def draw_units(random: Random, allowed: Sequence[int], count: int) -> list[int]:
 
     Examples
     --------
-    >>> draw_units(Random(0), [3, 9], 4)
-    [3, 9, 9, 9]
+    >>> units = draw_units(Random(0), [3, 9], 4)
+    >>> len(units), set(units) <= {3, 9}
+    (4, True)
     """
     few = random.sample(allowed, min(len(allowed), random.choice([1, 2, 4, 256]))) if allowed else []
     # Longer runs come from a generator of their own: Hypothesis would shrink them number by number.
-    source = random if count <= 16 else Random(random.getrandbits(32))
+    source = random if count <= 16 else Random(random.getrandbits(32))  # noqa: S311
     return [source.choice(few if source.random() < 0.95 else allowed) for _ in range(count)]
 
 
@@ -281,18 +306,17 @@ def deal(random: Random, units: Sequence[int], routes: dict[int, list[Route]], l
     return dealt
 
 
-def stream_bytes(
-    random: Random,
-    units: Sequence[int],
-    counts: Sequence[int],
-    classes: bytes,
-    lanes: int,
-    chunks: tuple[int, int, int] | None = None,
-) -> bytes:
-    """A stream and the headers in front of it, as they stand in a frame."""
-    random = Random(random.getrandbits(32))
+def draw_stream(
+    random: Random, counts: list[int], classes: bytes, unit_count: int, *, max_lanes: int | None = None
+) -> tuple[Coded, list[int]]:
+    """(stream, its units) of a model, on any lanes, coded in any of the possible ways."""
+    routes = routes_of(counts, classes)
+    units = draw_units(random, sorted(routes), unit_count)
+    most = min(unit_count, max_lanes or unit_count)
+    lanes = random.randint(1, random.choice([most, min(most, 8)]))
+    random = Random(random.getrandbits(32))  # noqa: S311
     table = table_of(tuple(counts))
-    coded = [encode_lane(random, lane, table) for lane in deal(random, units, routes_of(counts, classes), lanes)]
+    coded = [encode_lane(random, lane, table) for lane in deal(random, units, routes, lanes)]
     lengths = [sum(width for _, width in fields) for _, fields in coded]
     base = random.choice([min(lengths), min(lengths), random.randint(0, min(lengths))])
     needed = (max(lengths) - base).bit_length()
@@ -303,12 +327,18 @@ def stream_bytes(
         + [(length - base, width) for length in lengths]
         + [field for _, fields in coded for field in fields]
     )
-    stored = [*counts, *[0] * random.choice([0, 0, 0, random.randint(0, 256 - len(counts))])]
-    itemsize = 2 if max(counts) > 255 or random.random() < 0.2 else 1
-    model = struct.pack(f"<{len(stored)}{'BH'[itemsize - 1]}", *stored) + classes
-    header = struct.pack("<IIIHHBBH", lanes, base, len(words) // 4, len(stored), len(classes), width, itemsize, 0)
+    return Coded(lanes, base, width, counts, classes, words), units
+
+
+def stream_bytes(random: Random, stream: Coded, chunks: tuple[int, int, int] | None = None) -> bytes:
+    """A stream and the headers in front of it as they stand in a frame, fields perhaps wider than needed."""
+    counts = [*stream.counts, *[0] * random.choice([0, 0, 0, random.randint(0, 256 - len(stream.counts))])]
+    size = 2 if max(counts) > 255 or random.random() < 0.2 else 1
+    model = struct.pack(f"<{len(counts)}{'BH'[size - 1]}", *counts) + stream.classes
+    numbers = stream.lane_count, stream.length_base, len(stream.words) // 4, len(counts), len(stream.classes)
+    header = struct.pack("<IIIHHBBH", *numbers, stream.length_width, size, 0)
     header += b"" if chunks is None else struct.pack("<IBBH", *chunks, 0)
-    return header + model + bytes(-len(model) % 4) + words
+    return header + model + bytes(-len(model) % 4) + stream.words
 
 
 def word_bytes(fields: Iterable[Bits]) -> bytes:
@@ -329,7 +359,7 @@ def frame_bytes(mode: str, body: bytes, symbols: npt.NDArray[np.uint8], *, packe
 
     Examples
     --------
-    >>> frame_bytes("constant", b"\\x07", np.full(3, 7, np.uint8))[24:].hex()
+    >>> frame_bytes("constant", bytes([7]), np.full(3, 7, np.uint8))[24:].hex()
     '07'
     """
     head = b"tANS" + struct.pack(

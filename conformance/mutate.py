@@ -21,9 +21,9 @@ HEADER = {
 }  # fmt: skip
 STREAM = {
     "lane_count": (24, 4), "length_base": (28, 4), "word_count": (32, 4), "alphabet": (36, 2), "class_bytes": (38, 2),
-    "length_width": (40, 1), "count_bytes": (41, 1), "stream_reserved": (42, 2),
+    "length_width": (40, 1), "count_size": (41, 1), "stream_reserved": (42, 2),
 }  # fmt: skip
-CHUNKS = {"chunk": (44, 4), "per_block": (48, 1), "coded_chunks": (49, 1), "chunks_reserved": (50, 2)}
+CHUNKS = {"chunk": (44, 4), "chunks_per_block": (48, 1), "coded_chunks": (49, 1), "chunks_reserved": (50, 2)}
 Field = tuple[int, int]
 
 
@@ -32,8 +32,8 @@ def seal(data: bytes) -> bytes:
 
     Examples
     --------
-    >>> seal(bytes(24)).hex()
-    '0000000000000000000000000000000000000000184a83ad'
+    >>> seal(b"tANS" + bytes(20)).hex()[40:]
+    '78823dae'
     """
     if len(data) < HEADER_SIZE:
         return data
@@ -71,23 +71,41 @@ def fields_of(data: bytes) -> dict[str, Field]:
     return {name: (at, size) for name, (at, size) in fields.items() if at + size <= len(data)}
 
 
+def parts_of(data: bytes) -> dict[str, Field]:
+    """Offset and size of what follows a frame's headers, as far as it lies within the bytes.
+
+    Examples
+    --------
+    >>> from codec import encode
+    >>> import numpy as np
+    >>> parts_of(encode(np.tile(np.array([3, 3, 3, 4], np.uint8), 1000)))
+    {'counts': (44, 5), 'classes': (49, 0), 'padding': (49, 3), 'words': (52, 408), 'raw': (460, 0)}
+    """
+    fields = fields_of(data)
+    at = max((begin + size for begin, size in fields.values()), default=0)
+    sizes = {"raw": len(data) - at}
+    if "stream_reserved" in fields:
+        words, alphabet, class_bytes = struct.unpack_from("<IHH", data, STREAM["word_count"][0])
+        counts = alphabet * data[STREAM["count_size"][0]]
+        padding = -(counts + class_bytes) % 4
+        sizes = {"counts": counts, "classes": class_bytes, "padding": padding, "words": 4 * words, "raw": len(data)}
+    parts = {}
+    for name, size in sizes.items():
+        parts[name] = at, min(size, len(data) - at)
+        at += parts[name][1]
+    return parts
+
+
 def boundaries(data: bytes) -> list[int]:
-    """Where a part of a frame begins: fields, counts, classes, words, raw symbols; its end, too.
+    """Where a field or a part of a frame begins or ends.
 
     Examples
     --------
     >>> boundaries(bytes(30))
     [0, 4, 5, 6, 7, 8, 16, 20, 24, 30]
     """
-    fields = fields_of(data)
-    at = {begin for begin, _ in fields.values()} | {begin + size for begin, size in fields.values()}
-    if "stream_reserved" in fields:
-        words, alphabet, class_bytes = struct.unpack_from("<IHH", data, STREAM["word_count"][0])
-        counts = max(at)
-        classes = counts + alphabet * data[STREAM["count_bytes"][0]]
-        first_word = classes + class_bytes + -(classes + class_bytes) % 4
-        at |= {classes, first_word, first_word + 4 * words}
-    return sorted(place for place in at | {0, len(data)} if place <= len(data))
+    spans = [*fields_of(data).values(), *parts_of(data).values()]
+    return sorted({0, len(data)} | {at for at, _ in spans} | {at + size for at, size in spans})
 
 
 def set_field(data: bytes, field: Field, value: int) -> bytes:
@@ -196,8 +214,8 @@ def mutate(data: bytes, random: Random, *, other: bytes = b"", seal: Callable[[b
 
     Examples
     --------
-    >>> mutate(b"tANS" + bytes(20), Random(1)).hex()
-    '74414e530000000000000000000000000000000091a01f88'
+    >>> mutate(b"tANS" + bytes(20), Random(1)) == mutate(b"tANS" + bytes(20), Random(1))
+    True
     """
     for _ in range(random.choice([1, 1, 2, 4])):
         data = random.choice(EDITS)(data, random, other or data)

@@ -42,7 +42,6 @@ STEPS = {
     "select": Step(("score",), ("k",), ("mask",), "pruning"),
     "log2_fixed": Step(("x",), (), ("logarithm",), "tans"),
     "normalize_counts": Step(("histogram",), ("table_log",), ("counts",), "tans"),
-    "choose_table_log": Step(("histogram",), ("lane_count",), ("table_log",), "tans"),
     "choose_model": Step(("histogram",), ("lane_count", "table_log"), ("counts", "classes"), "tans"),
     "spread": Step(("counts",), (), ("symbol",), "tans"),
     "decode_table": Step(("counts",), (), ("symbol", "bit_count", "base"), "tans"),

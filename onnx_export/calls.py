@@ -186,13 +186,17 @@ def read_block(kind: Kind, arrays: list[npt.NDArray[Any]]) -> tuple[Block, tuple
     words = np.ascontiguousarray(vector(halves, np.uint16)).view("<u4").astype(np.uint32, copy=False)
     if int(vector(counts, np.uint8, np.uint16).sum()) != 1 << min(max(table_log, 0), 63):
         raise Corrupt("the normalized counts do not sum to the table size")
+    if len(rest) != kind.classes + 2 * (kind.mode == "partial"):
+        raise Corrupt(f"{len(arrays)} stored arrays for {kind.name}")
     classes = vector(rest.pop(0), np.uint8) if kind.classes else NO_CLASSES
+    if kind.classes and not len(classes):
+        raise Corrupt(f"no classes for {kind.name}")
     stream = Stream(symbol_count, lane_count, length_base, length_width, counts.astype(np.int64), classes, words)
     raw, chunks = np.empty(0, np.uint8), None
     if kind.mode == "partial":
         raw = vector(rest[0], np.uint8)
         chunk, per_block, coded = (int(c) for c in vector(rest[1], np.int64))
-        if chunk < 1 or not 1 <= coded < per_block:
+        if not (1 <= chunk < 1 << 32 and 1 <= coded < per_block < 256):
             raise Corrupt(f"{coded} of {per_block} chunks of {chunk} symbols are coded")
         chunks = Chunks(chunk, per_block, coded)
     return Block(kind.mode, math.prod(shape), raw, stream, chunks, kind.packed), shape

@@ -87,7 +87,7 @@ def plan_price(histogram, classes, table_log):
 
 
 def cheapest_price(histogram, table_log):
-    """Of all ways to cut the line of symbols, rarest first, into parts of 2**width neighbours; the last may be short."""
+    """Of all ways to cut the line of symbols, rarest first, into parts of 2**width; the last may be short."""
     line, total = sorted(h for h in histogram if h), sum(histogram)
 
     def cheapest(rest):
@@ -146,11 +146,12 @@ def deal(symbols, lanes, padding):
     return dealt
 
 
-def encode_words(symbols, counts, lanes, classes=()):
+def encode_words(symbols, counts, lanes, classes=(), padding=None):
     """(words, length base, length width) of a whole stream."""
     table_log = sum(counts).bit_length() - 1
     rows = decode_rows(counts)
-    coded = [encode_lane(lane, rows, classes) for lane in deal(symbols, lanes, counts.index(max(counts)))]
+    padding = counts.index(max(counts)) if padding is None else padding
+    coded = [encode_lane(lane, rows, classes) for lane in deal(symbols, lanes, padding)]
     lengths = [len(bits) for _, bits in coded]
     base = min(lengths)
     width = (max(lengths) - base).bit_length()

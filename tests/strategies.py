@@ -15,6 +15,7 @@ from refimpl.tans.stream import Stream
 LARGEST = float(np.finfo(np.float32).max)
 seeds = st.integers(0, 2**32 - 1)
 table_logs = st.integers(5, 12)
+byte_values = st.integers(0, 255)
 
 
 def rng(seed):
@@ -129,7 +130,7 @@ def stored_classes(groups):
 
 
 @st.composite
-def groups(draw, symbols=st.integers(0, 255), max_width=8):
+def groups(draw, symbols=byte_values, max_width=8):
     """Classes as lists that a decoder must take: members may repeat and be in other classes, leaders too."""
     leaders = draw(st.lists(symbols, max_size=5, unique=True))
     random = rng(draw(seeds))
@@ -165,30 +166,28 @@ def hostile_classes(draw):
 
 
 @st.composite
-def models(draw, max_table_log=12, nibbles=False):
+def models(draw, max_table_log=12):
     """(counts, groups, symbols): any table with any classes, leaders without slots too, and what it can code."""
     counts = draw(normalized_counts(max_table_log))
     present = st.sampled_from(np.flatnonzero(counts).tolist())
     drawn = draw(groups(present | st.integers(0, 255)) | st.just([]))
-    codable = [s for s in range(256) if (q := oracle.in_class(s, drawn)[0]) < len(counts) and counts[q]]
-    return counts, drawn, np.array(codable, np.uint8)
+    codable = [s for s in range(256) if (leader := oracle.in_class(s, drawn)[0]) < len(counts) and counts[leader]]
+    return (counts, drawn, np.array(codable, np.uint8)) if codable else (counts, [], np.flatnonzero(counts))
 
 
 @st.composite
 def coded_streams(draw, max_size=300, max_table_log=8):
     """(stream, symbols): a stream of any model, made by the scalar coder."""
-    counts, drawn, codable = draw(models(max_table_log).filter(lambda model: len(model[2])))
-    symbols = rng(draw(seeds)).choice(codable, draw(st.integers(1, max_size)))
-    if oracle.in_class(int(np.argmax(counts)), drawn)[0] not in codable:
-        symbols = np.resize(symbols, -(-len(symbols) // 4) * 4)  # the padding could not be coded
-    lanes = draw(st.integers(1, max(1, len(symbols) // 4)))
-    return stream_by_hand(symbols, counts, drawn, lanes), symbols
+    counts, drawn, codable = draw(models(max_table_log))
+    symbols = rng(draw(seeds)).choice(codable, draw(st.integers(1, max_size))).astype(np.uint8)
+    lanes = draw(st.integers(1, min(len(symbols), 40)) | st.integers(1, len(symbols)))
+    return stream_by_hand(symbols, counts, drawn, lanes, int(codable[0])), symbols
 
 
-def stream_by_hand(symbols, counts, drawn, lanes):
+def stream_by_hand(symbols, counts, classes, lanes, padding=None):
     """The scalar coder's stream."""
-    words, base, width = oracle.encode_words(symbols.tolist(), counts.tolist(), lanes, drawn)
-    return Stream(len(symbols), lanes, base, width, counts, stored_classes(drawn), np.array(words, np.uint32))
+    words, base, width = oracle.encode_words(symbols.tolist(), counts.tolist(), lanes, classes, padding)
+    return Stream(len(symbols), lanes, base, width, counts, stored_classes(classes), np.array(words, np.uint32))
 
 
 @st.composite

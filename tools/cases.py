@@ -216,7 +216,6 @@ def modelling() -> Iterator[Draft]:
                 parameters = {"table_log": table_log}
                 yield Draft("normalize_counts", f"{name}-{table_log}", flags, inputs, parameters, hashed=hashed)
         for lanes in (1, 300):
-            yield Draft("choose_table_log", f"{name}-{lanes}-lanes", flags, inputs, {"lane_count": lanes})
             free = {"lane_count": lanes, "table_log": None}
             yield Draft("choose_model", f"{name}-{lanes}-lanes", flags, inputs, free)
         if np.count_nonzero(histogram) <= 1 << 5:

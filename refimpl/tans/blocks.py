@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from refimpl.errors import Corrupt, InvalidArgument
-from refimpl.tans.counts import stored_counts
+from refimpl.tans.counts import check_table_log, stored_counts
+from refimpl.tans.lanes import check_profile
 from refimpl.tans.nibbles import pack_nibbles, unpack_nibbles
 from refimpl.tans.stream import NUMPY, Kernels, Stream, decode_stream, encode_stream, repeat_symbol
 
@@ -126,6 +127,10 @@ def encode_block(
     """
     symbols = np.ascontiguousarray(symbols).reshape(-1)
     count = len(symbols)
+    check_profile(profile)
+    choose_chunks(fraction, count)  # raises, whether or not the fraction is needed
+    if table_log is not None:
+        check_table_log(table_log)
     if count == 0:
         return Block("raw", 0, symbols)
     lowest, highest = int(symbols.min()), int(symbols.max())

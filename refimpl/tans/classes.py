@@ -20,6 +20,7 @@ from refimpl.tans.counts import LOG2_FRACTION_BITS, log2_fixed
 
 MAX_LITERAL_WIDTH = 8
 LOG2_E = 94548  # log2(e) in units of 2**-16
+MAX_CLASS_BYTES = (1 << 16) - 1
 LITERAL_PRICE = 1 << 16  # one bit in units of 2**-16
 NO_CLASSES = np.empty(0, np.uint8)
 
@@ -45,7 +46,8 @@ def class_table(classes: npt.NDArray[np.uint8]) -> ClassTable:
     Raises
     ------
     Corrupt
-        A width is not 1 to 8, there are more or fewer bytes than that, or a symbol leads two classes.
+        A width is not 1 to 8, there are more or fewer bytes than that or more than 65535, or a symbol leads
+        two classes.
 
     Examples
     --------
@@ -63,6 +65,8 @@ def class_table(classes: npt.NDArray[np.uint8]) -> ClassTable:
     ):
         raise Corrupt(f"{count} classes with literals of {widths.tolist()} bits")
     sizes = 1 << widths
+    if len(classes) > MAX_CLASS_BYTES:
+        raise Corrupt(f"classes of {len(classes)} bytes, at most {MAX_CLASS_BYTES} can be stored")
     if len(members) != sizes.sum():
         raise Corrupt(f"{len(members)} members in classes of {sizes.tolist()}")
     begins = np.cumsum(sizes) - sizes

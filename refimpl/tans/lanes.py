@@ -12,6 +12,7 @@ import numpy.typing as npt
 from refimpl.errors import InvalidArgument
 
 GROUP = 4  # neighbouring symbols that stay in one lane
+PAYLOAD_BITS = {"gpu": 1024, "archive": 16384}  # of a lane, at least
 
 
 def lane_length(symbol_count: int, lane_count: int) -> int:
@@ -54,13 +55,17 @@ def choose_lane_count(symbol_count: int, coded_bits: int, profile: str) -> int:
     >>> choose_lane_count(1 << 20, 4 << 20, "gpu"), choose_lane_count(1 << 20, 4 << 20, "archive")
     (4096, 256)
     """
-    payload = {"gpu": 1024, "archive": 16384}
-    if profile not in payload:
-        raise InvalidArgument(f"profile is {profile!r}, allowed are {', '.join(payload)}")
+    check_profile(profile)
     steps = 128
-    while steps * coded_bits < payload[profile] * symbol_count and steps < symbol_count:
+    while steps * coded_bits < PAYLOAD_BITS[profile] * symbol_count and steps < symbol_count:
         steps *= 2
     return max(1, -(-symbol_count // steps))
+
+
+def check_profile(profile: str) -> None:
+    """Raise `InvalidArgument` unless the profile is known."""
+    if profile not in PAYLOAD_BITS:
+        raise InvalidArgument(f"profile is {profile!r}, allowed are {', '.join(PAYLOAD_BITS)}")
 
 
 def deal(symbols: npt.NDArray[np.uint8], lane_count: int, padding: int) -> npt.NDArray[np.uint8]:

@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle import apportion
 from strategies import histograms, symbol_arrays, table_logs
@@ -11,10 +11,10 @@ from strategies import histograms, symbol_arrays, table_logs
 from refimpl.errors import InvalidArgument
 from refimpl.tans.counts import (
     check_table_log,
-    choose_table_log,
     coded_cost,
     histogram,
     log2_fixed,
+    most_slots,
     normalize_counts,
 )
 
@@ -73,13 +73,60 @@ def test_float64_decides_close_races_as_fractions_do(largest, gap, q, r):
     assert p == 1 or a / (2 * p - 1) >= b / (2 * s + 1)
 
 
+def is_websters(counted, counts):
+    """Whether every slot given comes before every slot refused: quotient, then the lower symbol. No two shares are."""
+    present = [(int(h), int(q), -s) for s, (h, q) in enumerate(zip(counted, counts, strict=True)) if h]
+    refused = max((Fraction(h, 2 * q + 1), s) for h, q, s in present)
+    given = [(Fraction(h, 2 * q - 1), s) for h, q, s in present if q > 1]
+    return all(q >= 1 for _, q, _ in present) and (not given or min(given) > refused)
+
+
+@settings(max_examples=150)
 @given(histograms(), table_logs)
-def test_every_slot_is_where_it_gains_most(counted, table_log):
+@example(np.array([2**39 - 1]), 12)
+@example(np.array([2**39 - 1] * 256), 12)
+@example(np.array([2**39 - 1] * 255 + [2**39 - 2]), 12)
+@example(np.array([2**39 - 1] + [1] * 255), 8)
+@example(np.array([1] * 255 + [2**39 - 1]), 12)
+@example(np.array([1, 3, 5, 7, 9, 11]), 12)
+@example(np.array([3 * 5 * 7 * 11 * k for k in (1, 3, 5, 7, 9, 11)]), 11)
+@example(np.array([2**39 - 1, 2**39 - 1, 2**38]), 10)
+def test_every_slot_is_where_it_gains_most_and_ties_go_to_the_lower_symbol(counted, table_log):
     counts = normalize_counts(counted, max(table_log, needed_log(counted)))
-    present = np.flatnonzero(counted)
-    want = max(Fraction(int(counted[s]), 2 * int(counts[s]) + 1) for s in present)
-    have = [Fraction(int(counted[s]), 2 * int(counts[s]) - 1) for s in present if counts[s] > 1]
-    assert not have or min(have) >= want
+    assert is_websters(counted, counts)
+
+
+@pytest.mark.parametrize("table_log", [8, 10, 12])
+@pytest.mark.parametrize(
+    "counted",
+    [
+        [7] * 3,
+        [2**39 - 1] * 7,
+        [3, 1],
+        [9, 3, 3, 1, 1, 1],
+        [45, 15, 9, 5, 3, 1],
+        [2**39 - 1, 1],
+        [1, 2**39 - 1, 0, 2**20],
+        [5 * 2**30, 3 * 2**30, 2**30],
+        list(range(1, 26)),
+        [100, 100, 100, 1, 1, 0, 1, 10**6],
+    ],
+)
+def test_large_tables_are_those_of_webster_in_fractions(counted, table_log):
+    assert normalize_counts(np.array(counted), table_log).tolist() == apportion(counted, 1 << table_log)
+
+
+@given(histograms(), table_logs)
+def test_slots_given_at_once_are_no_more_than_in_the_end(counted, table_log):
+    table_log = max(table_log, needed_log(counted))
+    at_once = most_slots(counted, 1 << table_log)
+    assert np.array_equal(at_once > 0, counted > 0)
+    assert (at_once <= normalize_counts(counted, table_log)).all()
+
+
+def test_most_slots_of_an_even_histogram_are_given_at_once():
+    counted = np.full(100, 10**6)
+    assert most_slots(counted, 4096).sum() > 0.9 * 4096
 
 
 @pytest.mark.parametrize(
@@ -128,21 +175,6 @@ def test_cost_is_the_cross_entropy(counted, table_log):
     assert divergence >= -1e-12
     per_symbol = coded_cost(counted, counts) / 2**16 / counted.sum()
     assert per_symbol == pytest.approx(own_entropy + divergence, abs=2**-14)
-
-
-@given(histograms(max_alphabet=64, largest=10**6), st.integers(1, 10**5))
-def test_the_chosen_table_is_the_cheapest_and_smallest_of_equals(counted, lanes):
-    def cost(table_log):
-        return coded_cost(counted, normalize_counts(counted, table_log)) + (lanes * table_log << 16)
-
-    allowed = range(needed_log(counted), 13)
-    chosen = choose_table_log(counted, lanes)
-    assert chosen in allowed
-    assert all(cost(chosen) < cost(r) if r < chosen else cost(chosen) <= cost(r) for r in allowed if r != chosen)
-
-
-def test_256_symbols_need_a_table_of_256_slots():
-    assert choose_table_log(np.ones(256, np.int64), 1000) == 8
 
 
 @pytest.mark.parametrize("table_log", range(5, 13))

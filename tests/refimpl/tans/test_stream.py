@@ -1,17 +1,21 @@
+import contextlib
 import dataclasses
 
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from strategies import coder_inputs, rng, symbol_arrays
+from strategies import coded_streams, coder_inputs, hostile_classes, rng, stored_classes, stream_by_hand, symbol_arrays
 
 from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, StreamError, Truncated
 from refimpl.metrics import entropy
+from refimpl.tans.blocks import Block
+from refimpl.tans.classes import NO_CLASSES, class_table
 from refimpl.tans.counts import coded_cost, histogram, normalize_counts
-from refimpl.tans.stream import Stream, append_bits, decode_stream, encode_stream, lane_sides
+from refimpl.tans.model import make_model
+from refimpl.tans.stream import append_bits, decode_stream, encode_stream, lane_sides, only_symbol
 
 
 def gaussian_symbols(sigma, count=100_000):
@@ -38,24 +42,81 @@ def test_streams_with_chosen_lanes_and_tables_decode_too(symbols, profile):
 def test_words_equal_those_of_the_scalar_coder(inputs):
     symbols, table_log, lanes = inputs
     stream = encode_stream(symbols, table_log=table_log, lane_count=lanes)
-    counts = oracle.apportion(histogram(symbols).tolist(), 1 << table_log)
-    words, base, width = oracle.encode_words(symbols.tolist(), counts, lanes)
+    classes = oracle.read_classes(stream.classes.tolist())
+    counts = oracle.apportion(oracle.merged(histogram(symbols).tolist(), classes), 1 << table_log)
+    counts = counts[: len(stream.counts)]  # zeros at the end are not stored
+    words, base, width = oracle.encode_words(symbols.tolist(), counts, lanes, classes)
     assert stream.counts.tolist() == counts
+    assert sum(counts) == 1 << table_log
     assert (stream.length_base, stream.length_width) == (base, width)
     assert stream.words.tolist() == words
+
+
+def with_rare_symbols(count=3000):
+    """Symbols that the encoder puts into classes."""
+    random = rng(count)
+    rare = random.random(count) < 0.03
+    return np.where(rare, random.integers(100, 164, count), random.geometric(0.8, count)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("table_log", "lanes"), [(5, 1), (6, 7), (8, 3)])
+def test_words_with_literals_equal_those_of_the_scalar_coder(table_log, lanes):
+    symbols = with_rare_symbols()
+    stream = encode_stream(symbols, table_log=table_log, lane_count=lanes)
+    classes = oracle.read_classes(stream.classes.tolist())
+    assert classes
+    words, base, width = oracle.encode_words(symbols.tolist(), stream.counts.tolist(), lanes, classes)
+    assert (stream.length_base, stream.length_width, stream.words.tolist()) == (base, width, words)
+    fields = (len(symbols), lanes, base, width, stream.counts.tolist(), classes)
+    assert oracle.decode_words(stream.words, *fields) == symbols.tolist()
+    assert np.array_equal(decode_stream(stream), symbols)
 
 
 @pytest.mark.parametrize(("table_log", "lanes"), [(5, 1), (8, 7), (12, 3)])
 def test_the_scalar_coder_and_the_lanes_read_each_other(table_log, lanes):
     symbols = np.minimum(rng(table_log).geometric(0.3, 700), 20).astype(np.uint8)
     stream = encode_stream(symbols, table_log=table_log, lane_count=lanes)
-    counts = stream.counts.tolist()
-    words, base, width = oracle.encode_words(symbols.tolist(), counts, lanes)
-    assert stream.words.tolist() == words
-    fields = (len(symbols), lanes, stream.length_base, stream.length_width, counts)
+    classes = oracle.read_classes(stream.classes.tolist())
+    by_hand = stream_by_hand(symbols, stream.counts, classes, lanes)
+    assert stream.words.tolist() == by_hand.words.tolist()
+    fields = (len(symbols), lanes, stream.length_base, stream.length_width, stream.counts.tolist(), classes)
     assert oracle.decode_words(stream.words, *fields) == symbols.tolist()
-    by_hand = Stream(len(symbols), lanes, base, width, stream.counts, np.array(words, np.uint32))
     assert np.array_equal(decode_stream(by_hand), symbols)
+
+
+@given(coded_streams())
+def test_streams_of_any_model_decode(coded):
+    # random classes, leaders without slots or in other classes, any padding: no encoder here writes them
+    stream, symbols = coded
+    assert np.array_equal(decode_stream(stream), symbols)
+
+
+@given(coded_streams())
+def test_packed_streams_decode_to_two_symbols_a_byte_or_are_refused(coded):
+    stream, symbols = coded
+    if only_symbol(stream.counts, class_table(stream.classes)) is None:
+        assert decode_stream(stream, packed=True).tolist() == oracle.unpack(symbols.tolist())
+    else:
+        with pytest.raises(Corrupt, match="packed"):
+            decode_stream(stream, packed=True)
+
+
+@given(symbol_arrays(min_size=1, max_size=2000), st.integers(8, 12), st.integers(1, 20))
+def test_streams_have_the_model_of_their_symbols(symbols, table_log, lanes):
+    stream = encode_stream(symbols, table_log=table_log, lane_count=min(lanes, len(symbols)))
+    model = make_model(histogram(symbols), table_log)
+    assert stream.counts.tolist() == model.counts.tolist()
+    assert stream.classes.tolist() == model.classes.tolist()
+
+
+@pytest.mark.parametrize("table_log", [7, 8])
+def test_classes_make_a_stream_shorter(table_log):
+    symbols = with_rare_symbols(20_000)
+    stream = encode_stream(symbols, table_log=table_log, lane_count=20)
+    plain = normalize_counts(histogram(symbols), table_log)
+    least = (coded_cost(histogram(symbols), plain) >> 16) + 20 * table_log + 8 * len(plain)
+    assert len(stream.classes)
+    assert Block("coded", len(symbols), symbols[:0], stream).stored_bits < least
 
 
 @pytest.mark.parametrize("sigma", [0.7, 3, 20])
@@ -91,7 +152,7 @@ def test_archive_spends_less_on_the_side_than_gpu():
 def test_the_shortest_lane_is_the_base_and_the_width_holds_the_longest(inputs):
     symbols, table_log, lanes = inputs
     stream = encode_stream(symbols, table_log=table_log, lane_count=lanes)
-    states, lengths, found_log = lane_sides(stream)
+    states, lengths, found_log = lane_sides(stream, class_table(stream.classes))
     assert found_log == table_log
     assert states.max() < 1 << table_log
     assert lengths.min() == stream.length_base
@@ -113,9 +174,9 @@ def test_no_symbols_are_no_stream():
         encode_stream(np.empty(0, np.uint8))
 
 
-def test_more_symbols_than_slots_are_refused():
+def test_more_symbols_than_slots_are_refused_where_no_class_pays():
     with pytest.raises(InvalidArgument, match="slots"):
-        encode_stream(np.arange(33, dtype=np.uint8), table_log=5)
+        encode_stream(np.tile(np.arange(33, dtype=np.uint8), 1000), table_log=5)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +202,11 @@ def test_more_symbols_than_slots_are_refused():
         ({"counts": np.empty(0, np.int64)}, Corrupt),
         ({"counts": np.array([2**63 - 1, 2**63 - 1, 34])}, Corrupt),
         ({"words": np.empty(0, np.uint32)}, Truncated),
+        ({"classes": np.array([0], np.uint8)}, Corrupt),
+        ({"classes": np.array([1, 1, 0], np.uint8)}, Corrupt),
+        ({"classes": np.array([1, 9, 0, 1], np.uint8)}, Corrupt),
+        ({"classes": np.array([2, 1, 1, 0, 1, 0, 2], np.uint8)}, Corrupt),
+        ({"classes": np.array([1, 1, 0, 1], np.uint8)}, Corrupt),  # literals that are not there
     ],
 )
 def test_each_contradiction_has_its_error(change, error):
@@ -193,6 +259,33 @@ def test_one_symbol_has_no_bits_to_read():
     stream = encode_stream(np.full(3, 9, np.uint8))
     with pytest.raises(Corrupt):
         decode_stream(dataclasses.replace(stream, length_base=1))
+
+
+def test_one_leader_is_read_by_its_literals_and_limited_by_them():
+    stream = stream_by_hand(np.array([9, 4] * 20, np.uint8), np.array([32]), [[0, 9, 4, 5]], 2)
+    assert decode_stream(stream).tolist() == [9, 4] * 20
+    assert decode_stream(stream, packed=True).tolist() == [9, 0, 4, 0] * 20
+    with pytest.raises(StreamError):
+        decode_stream(dataclasses.replace(stream, symbol_count=10**6))
+    with pytest.raises(LimitExceeded):
+        decode_stream(dataclasses.replace(stream, symbol_count=2**40))
+
+
+def test_a_symbol_that_leads_no_class_is_repeated_whatever_the_classes():
+    stream = dataclasses.replace(encode_stream(np.full(3, 9, np.uint8)), classes=stored_classes([[8, 9]]))
+    assert decode_stream(dataclasses.replace(stream, symbol_count=2**50)).strides == (0,)
+
+
+@settings(max_examples=100)
+@given(coded_streams(max_size=100, max_table_log=6), hostile_classes())
+def test_a_stream_with_other_classes_decodes_to_its_count_or_is_refused(coded, classes):
+    stream = dataclasses.replace(coded[0], classes=classes)
+    with contextlib.suppress(StreamError):
+        assert len(decode_stream(stream)) == stream.symbol_count
+
+
+def test_streams_without_rare_symbols_have_no_classes():
+    assert encode_stream(np.tile(np.arange(4, dtype=np.uint8), 100)).classes.tolist() == NO_CLASSES.tolist()
 
 
 @given(hnp.arrays(bool, st.integers(0, 100)), hnp.arrays(bool, st.integers(0, 100)))
