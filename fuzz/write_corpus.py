@@ -1,6 +1,6 @@
 """Write fuzz/corpus: small frames and containers that a fuzzer begins with. The bytes are always the same.
 
-    python fuzz/write_corpus.py
+Run again when the encoder writes other bytes: ``python fuzz/write_corpus.py``.
 """
 
 import sys
@@ -56,9 +56,9 @@ def unusual_frames() -> Iterator[tuple[str, bytes]]:
 def small_frames(name: str, mode: str, packed: bool, with_classes: bool, table_log: int) -> Iterator[bytes]:
     """Some frames of a kind."""
     for number in range(20):
-        random = Random(f"{name} {number}")  # noqa: S311
+        random, logs = Random(f"{name} {number}"), (table_log, table_log)  # noqa: S311
         frame = draw_frame(
-            random, modes=[mode], packed=packed, with_classes=with_classes, table_logs=(table_log, table_log), max_units=80
+            random, modes=[mode], packed=packed, with_classes=with_classes, table_logs=logs, max_units=80
         )
         if len(frame.symbols) > 24:
             yield frame.data
@@ -66,9 +66,9 @@ def small_frames(name: str, mode: str, packed: bool, with_classes: bool, table_l
 
 def usual_frames() -> Iterator[tuple[str, bytes]]:
     """Frames of our encoder."""
-    nothing, one, two = np.zeros(0, np.uint8), np.full(99, 7, np.uint8), np.resize(np.array([0, 0, 0, 1], np.uint8), 400)
-    yield "encoded-empty.frame", encode(nothing, kernels=NUMPY)
-    yield "encoded-constant.frame", encode(one, kernels=NUMPY)
+    two = np.resize(np.array([0, 0, 0, 1], np.uint8), 400)
+    yield "encoded-empty.frame", encode(two[:0], kernels=NUMPY)
+    yield "encoded-constant.frame", encode(two[:1].repeat(99), kernels=NUMPY)
     yield "encoded.frame", encode(two, kernels=NUMPY)
     yield "encoded-lanes.frame", encode(two, lane_count=70, kernels=NUMPY)
     yield "encoded-partial.frame", encode(np.resize(two, 2000), fraction=0.5, kernels=NUMPY)

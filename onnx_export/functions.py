@@ -71,8 +71,9 @@ STEP = """
         column{t} = Reshape(symbol{t}, column_shape)
 """
 
-DECODE = (
+STEPS = (
     """
+Steps (stream, counts, layout) => (stepped, ends_at) {
     # Constants.
     i0 = Constant <value = int64 {0}> ()
     i1 = Constant <value = int64 {1}> ()
@@ -83,8 +84,6 @@ DECODE = (
     i2_32 = Constant <value = int64 {4294967296}> ()
     v0 = Constant <value = int64[1] {0}> ()
     v1 = Constant <value = int64[1] {1}> ()
-    v2 = Constant <value = int64[1] {2}> ()
-    v5 = Constant <value = int64[1] {5}> ()
     far = Constant <value = int64[1] {4611686018427387904}> ()
     flat = Constant <value = int64[1] {-1}> ()
     column_shape = Constant <value = int64[2] {-1, 1}> ()
@@ -111,7 +110,6 @@ DECODE = (
     lane_count = Gather(layout, index2)
     length_base = Gather(layout, index3)
     length_width = Gather(layout, index4)
-    shape = Slice(layout, v5, far)
 
     # Symbol spread: slots listed symbol by symbol, sorted by key.
     q = Cast <to = 7> (counts)
@@ -205,19 +203,39 @@ DECODE = (
         row = Reshape(square, flat)
     }>
     stepped = Reshape(rows, flat)
-"""
+    ends_at = Add(side_end, lane_ends)
+}"""
 )
 
 # Literals lie at the end of each lane, the first of them last. A symbol's literal ends where the widths of all
 # literals of its lane up to its own, taken from the lane's end, lead.
-RESOLVE_CLASSES = (
+RESOLVE = (
     """
+Resolve (stepped, ends_at, stream, layout, classes) => (resolved) {
+    i0 = Constant <value = int64 {0}> ()
+    i1 = Constant <value = int64 {1}> ()
+    i4 = Constant <value = int64 {4}> ()
+    i16 = Constant <value = int64 {16}> ()
+    i65536 = Constant <value = int64 {65536}> ()
+    i2_32 = Constant <value = int64 {4294967296}> ()
+    v0 = Constant <value = int64[1] {0}> ()
+    v1 = Constant <value = int64[1] {1}> ()
+    far = Constant <value = int64[1] {4611686018427387904}> ()
+    flat = Constant <value = int64[1] {-1}> ()
+    column_shape = Constant <value = int64[2] {-1, 1}> ()
+    powers = Constant <value = int64[16] {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096,
+        8192, 16384, 32768}> ()
+    zeros = Constant <value = int64[4] {0, 0, 0, 0}> ()
     i256 = Constant <value = int64 {256}> ()
     axis2 = Constant <value = int64 {2}> ()
     v3 = Constant <value = int64[1] {3}> ()
     four = Constant <value = int64[1] {4}> ()
     axis_vector2 = Constant <value = int64[1] {2}> ()
 
+    index2 = Constant <value = int64 {2}> ()
+    lane_count = Gather(layout, index2)
+    halves = Cast <to = 7> (stream)
+    halves64 = Concat <axis = 0> (halves, zeros)
     classes64 = Cast <to = 7> (classes)
     class_count = Slice(classes64, v0, v1)
     widths_end = Add(class_count, v1)
@@ -250,7 +268,6 @@ RESOLVE_CLASSES = (
     met_at = Reshape(met, flat)
     met_group = Div(met_at, i4)
     met_lane = Mod(met_group, lane_count)
-    ends_at = Add(side_end, lane_ends)
     met_end = Gather(ends_at, met_lane)
     met_taken = Gather(taken_flat, met_at)
     met_taken64 = Cast <to = 7> (met_taken)
@@ -264,19 +281,19 @@ RESOLVE_CLASSES = (
     member_at = Add(first_met, literal)
     member_met = Gather(members, member_at)
     met_column = Reshape(met_at, column_shape)
-    padded_symbols = ScatterND(stepped, met_column, member_met)
-"""
+    resolved = ScatterND(stepped, met_column, member_met)
+}"""
 )
-TAKE_STEPPED = """
-    padded_symbols = Identity(stepped)
-"""
-DROP_PADDING = """
-    count_vector = Reshape(symbol_count, flat)
-    coded = Slice(padded_symbols, v0, count_vector)
-"""
 
 # The last m of every c chunks are coded; raw and coded chunks are put side by side again.
-MERGE_CHUNKS = """
+MERGE = """
+Merge (coded, raw, chunks) => (units) {
+    v0 = Constant <value = int64[1] {0}> ()
+    far = Constant <value = int64[1] {4611686018427387904}> ()
+    flat = Constant <value = int64[1] {-1}> ()
+    index0 = Constant <value = int64 {0}> ()
+    index1 = Constant <value = int64 {1}> ()
+    index2 = Constant <value = int64 {2}> ()
     chunk_symbols = Gather(chunks, index0)
     chunks_per_block = Gather(chunks, index1)
     coded_chunks = Gather(chunks, index2)
@@ -298,10 +315,7 @@ MERGE_CHUNKS = """
     whole_rows = Concat <axis = 1> (raw_rows, coded_rows)
     whole = Reshape(whole_rows, flat)
     units = Concat <axis = 0> (whole, tail)
-"""
-TAKE_CODED = """
-    units = Identity(coded)
-"""
+}"""
 
 # Every byte holds two symbols, the first in its low half; the last half may be left over.
 UNPACK = """
@@ -327,16 +341,22 @@ Unpack (units, shape) => (symbols) {
 
 def decompress_body(classes: bool, packed: bool, partial: bool) -> str:
     """The function that turns stored arrays into symbols, put together from the parts above."""
-    inputs = decompress_inputs(classes, partial)
-    parts = [
-        f"{decompress_name(classes, packed, partial)} ({', '.join(inputs)}) => (symbols) {{",
-        DECODE,
-        RESOLVE_CLASSES if classes else TAKE_STEPPED,
-        DROP_PADDING,
-        MERGE_CHUNKS if partial else TAKE_CODED,
-        f"    symbols = {f'{DOMAIN}.Unpack' if packed else 'Reshape'}(units, shape)\n}}",
+    inputs = ", ".join(decompress_inputs(classes, partial))
+    lines = [
+        f"{decompress_name(classes, packed, partial)} ({inputs}) => (symbols) {{",
+        "v0 = Constant <value = int64[1] {0}> ()",
+        "v1 = Constant <value = int64[1] {1}> ()",
+        "v5 = Constant <value = int64[1] {5}> ()",
+        "far = Constant <value = int64[1] {4611686018427387904}> ()",
+        f"stepped, ends_at = {DOMAIN}.Steps(stream, counts, layout)",
+        f"resolved = {DOMAIN}.Resolve(stepped, ends_at, stream, layout, classes)" if classes else "",
+        "symbol_count = Slice(layout, v0, v1)",
+        f"coded = Slice({'resolved' if classes else 'stepped'}, v0, symbol_count)",
+        f"units = {DOMAIN}.Merge(coded, raw, chunks)" if partial else "",
+        "shape = Slice(layout, v5, far)",
+        f"symbols = {f'{DOMAIN}.Unpack' if packed else 'Reshape'}({'units' if partial else 'coded'}, shape)",
     ]
-    return "".join(parts)
+    return "\n    ".join(line for line in lines if line) + "\n}"
 
 
 def decompress_name(classes: bool, packed: bool, partial: bool) -> str:
@@ -412,7 +432,14 @@ def integer_body(name: str, inputs: list[str]) -> str:
 
 def all_bodies() -> dict[str, str]:
     """Text of every function by its name; callees come before their callers."""
-    bodies = {"Unpack": UNPACK, "Dequantize": DEQUANTIZE, "Integer": INTEGER}
+    bodies = {
+        "Steps": STEPS,
+        "Resolve": RESOLVE,
+        "Merge": MERGE,
+        "Unpack": UNPACK,
+        "Dequantize": DEQUANTIZE,
+        "Integer": INTEGER,
+    }
     for classes, packed, partial in product((False, True), repeat=3):
         name, inputs = decompress_name(classes, packed, partial), decompress_inputs(classes, partial)
         bodies[name] = decompress_body(classes, packed, partial)
@@ -437,7 +464,7 @@ def functions(names: Iterable[str], opset: int) -> list[onnx.FunctionProto]:
     Examples
     --------
     >>> [f.name for f in functions(["DecompressLinear"], 21)]
-    ['Dequantize', 'Decompress', 'DecompressLinear']
+    ['Steps', 'Dequantize', 'Decompress', 'DecompressLinear']
     """
     wanted: set[str] = set()
     waiting = list(names)

@@ -15,7 +15,7 @@ from strategies import rng
 from onnx_export.cli import main
 from onnx_export.compress import compress
 
-COMMANDS = ("demo", "compress", "decompress", "inspect", "verify", "run", "evaluate")
+COMMANDS = ("demo", "compress", "decompress", "inspect", "verify", "run", "evaluate", "conformance")
 
 
 @pytest.fixture(scope="module")

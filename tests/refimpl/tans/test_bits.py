@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from oracle import field, number
 
-from refimpl.tans.bits import read_fields, write_fields
+from refimpl.tans.bits import append_bits, read_fields, write_fields
 
 fields = st.lists(
     st.integers(0, 31).flatmap(lambda w: st.tuples(st.integers(0, (1 << w) - 1), st.just(w))), max_size=50
@@ -73,3 +73,13 @@ def test_reading_far_outside_is_zero():
 @given(hnp.arrays(np.uint32, 3))
 def test_zero_bits_read_as_zero(words):
     assert not read_fields(words, np.arange(96), 0).any()
+
+
+@given(hnp.arrays(bool, st.integers(0, 100)), hnp.arrays(bool, st.integers(0, 100)))
+def test_appended_bits_follow_without_a_gap(head, tail):
+    def words(bits):
+        padded = np.concatenate([bits, np.zeros(-len(bits) % 32, bool)])
+        return np.packbits(padded, bitorder="little").view("<u4").astype(np.uint32)
+
+    joined = append_bits(words(head), len(head), words(tail), len(tail))
+    assert np.array_equal(joined, words(np.concatenate([head, tail])))

@@ -15,7 +15,7 @@ from refimpl.tans.blocks import Block
 from refimpl.tans.classes import NO_CLASSES, class_table
 from refimpl.tans.counts import coded_cost, histogram, normalize_counts
 from refimpl.tans.model import make_model
-from refimpl.tans.stream import append_bits, decode_stream, encode_stream, lane_sides, only_symbol
+from refimpl.tans.stream import decode_stream, encode_stream, lane_sides, only_symbol
 
 
 def gaussian_symbols(sigma, count=100_000):
@@ -286,13 +286,3 @@ def test_a_stream_with_other_classes_decodes_to_its_count_or_is_refused(coded, c
 
 def test_streams_without_rare_symbols_have_no_classes():
     assert encode_stream(np.tile(np.arange(4, dtype=np.uint8), 100)).classes.tolist() == NO_CLASSES.tolist()
-
-
-@given(hnp.arrays(bool, st.integers(0, 100)), hnp.arrays(bool, st.integers(0, 100)))
-def test_appended_bits_follow_without_a_gap(head, tail):
-    def words(bits):
-        padded = np.concatenate([bits, np.zeros(-len(bits) % 32, bool)])
-        return np.packbits(padded, bitorder="little").view("<u4").astype(np.uint32)
-
-    joined = append_bits(words(head), len(head), words(tail), len(tail))
-    assert np.array_equal(joined, words(np.concatenate([head, tail])))
