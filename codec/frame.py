@@ -159,7 +159,9 @@ def decode_frame(frame: Frame, *, kernels: Kernels = NUMBA) -> npt.NDArray[np.ui
         The block contradicts itself, or the symbols' checksum is wrong.
     """
     symbols = decode_block(frame.block, kernels=kernels)
-    repeated = symbols.strides == (0,)  # one symbol as often as claimed: reading them all is the price of a lie
+    repeated = symbols.size > 0 and symbols.strides == (
+        0,
+    )  # one symbol as often as claimed: reading them all is the price of a lie
     if not repeated and crc32(np.ascontiguousarray(symbols).data) != frame.symbols_crc:
         raise Corrupt("the checksum of the decoded symbols is wrong")
     return symbols

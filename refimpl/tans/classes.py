@@ -81,10 +81,10 @@ def class_table(classes: npt.NDArray[np.uint8]) -> ClassTable:
 
 
 def plan_classes(histogram: npt.NDArray[np.int64], table_log: int) -> npt.NDArray[np.uint8]:
-    """The classes that code these symbols in the fewest bits.
+    """The classes that save most.
 
-    Symbols are lined up by frequency, rarest first, and the line is cut into classes of neighbours, or
-    symbols on their own, so that the sum of their prices is least (dynamic programming). A part that
+    Symbols are lined up by frequency, rarest first, and the line is cut into single symbols and classes of 2**w
+    neighbours (fewer at its frequent end) so that the sum of prices is least: dynamic programming. A part that
     occurs C times in N symbols gets ``q = max(1, round(C L / N))`` slots of L; its price in bits is
 
         C (log2 L - log2 q)  +  q N log2(e) / L  +  C (w + 1) + 8 (1 + 2**w)  if w > 0
@@ -95,7 +95,7 @@ def plan_classes(histogram: npt.NDArray[np.int64], table_log: int) -> npt.NDArra
     Parameters
     ----------
     histogram : int64, shape (alphabet,)
-        Its sum is below 2**39.
+        Non-negative, its sum below 2**39.
     table_log : int
 
     Returns
@@ -106,7 +106,7 @@ def plan_classes(histogram: npt.NDArray[np.int64], table_log: int) -> npt.NDArra
     Raises
     ------
     InvalidArgument
-        The histogram sums to 2**39 or more.
+        An entry is negative, or the histogram sums to 2**39 or more.
 
     Examples
     --------
@@ -114,10 +114,11 @@ def plan_classes(histogram: npt.NDArray[np.int64], table_log: int) -> npt.NDArra
     array([1, 1, 1, 3], dtype=uint8)
     """
     order = np.argsort(histogram, kind="stable")
+    total = sum(histogram.tolist())
+    if total >= 1 << 39 or (len(histogram) and histogram.min() < 0):
+        raise InvalidArgument(f"a histogram of {total} symbols, allowed are fewer than 2**39, none of them negative")
     order = order[histogram[order] > 0]
-    total, count = int(histogram.sum()), len(order)
-    if total >= 1 << 39:
-        raise InvalidArgument(f"{total} symbols, classes are planned for fewer than 2**39")
+    count = len(order)
     if count < 2:
         return NO_CLASSES
     ends = np.minimum(np.arange(count)[:, None] + (1 << np.arange(MAX_LITERAL_WIDTH + 1)), count)
@@ -163,6 +164,8 @@ def log2_table(table_log: int) -> tuple[int, ...]:
 
 def merge_histogram(histogram: npt.NDArray[np.int64], table: ClassTable) -> npt.NDArray[np.int64]:
     """Occurrences of leaders, and of symbols in no class: what the table has slots for.
+
+    Leaders lie within the histogram, as those of `plan_classes` do.
 
     Examples
     --------

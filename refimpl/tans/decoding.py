@@ -34,7 +34,7 @@ def decode_lanes(
     start_states : uint16, shape (lane_count,)
         Below the table's size.
     bit_lengths : int64, shape (lane_count,)
-        Bits of each lane; lanes lie behind one another.
+        Bits of each lane; lanes lie behind one another, the last one within the words.
     table : DecodeTable
     classes : ClassTable
     symbol_count : int
