@@ -24,7 +24,7 @@ from refimpl.tans.tables import DecodeTable, EncodeTable
 LITERAL_FLAG = np.uint32(1 << 31)
 LEADER_FLAG = np.uint32(1 << 7)
 MAX_STEP_BITS = 12 + 8  # of one symbol: its state bits and its literal
-CHUNK_BITS = 1 << 27  # at most as many bits are coded before they are copied to where they stay
+CHUNK_BITS = 1 << 31  # room for so many bits at a time, nearly always more than are used
 AHEAD = 4  # groups between fetching memory and using it
 THREAD_SYMBOLS = 1 << 18  # fewer symbols are not worth a thread
 
@@ -61,7 +61,7 @@ def encode_lanes(
             symbols, lane_count, first, last, steps, padding, entries, next_state, first_states, widths, classes.index,
             start_states, bit_lengths, buffer.view(np.uint8),
         )  # fmt: skip
-        return buffer[: (used + 31) // 32].copy()
+        return buffer[: (used + 31) // 32]  # what lies behind was never touched and takes no memory
 
     if jobs > 1:
         each = min(each, max(LANES, -(-lane_count // jobs // LANES) * LANES))
@@ -149,6 +149,8 @@ def join_bits(parts: list[npt.NDArray[np.uint32]], lengths: list[int]) -> npt.ND
     >>> join_bits([np.array([5], np.uint32), np.array([3], np.uint32)], [3, 2])
     array([29], dtype=uint32)
     """
+    if len(parts) == 1:
+        return parts[0]
     count = (sum(lengths) + 31) // 32
     words = np.zeros(count + 2, np.uint32)  # one store takes eight bytes
     at = 0

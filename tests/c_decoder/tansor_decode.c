@@ -158,6 +158,7 @@ typedef struct {
     const uint8_t *members[256]; /* 2**width symbols if width is not 0 */
 } class_table;
 
+/* More than 65535 bytes are refused too, but class_bytes, a u16, cannot announce them. */
 static failure make_class_table(bytes stored, class_table *table) {
     memset(table, 0, sizeof *table);
     if (stored.size == 0) return NULL;
