@@ -144,6 +144,8 @@ def read_safetensors(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str
             first, last = (int(offset) for offset in entry["data_offsets"])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise Corrupt(f"tensor {name!r} has an unknown dtype, shape or offset: {error}") from None
+        if max(*shape, first, last, 0) >= 1 << 63:  # too long to print, perhaps
+            raise Corrupt(f"a dimension or an offset of tensor {name!r} takes more than 64 bits")
         count = int(np.prod(shape, dtype=object)) if shape else 1
         if min(shape, default=0) < 0 or not 0 <= first <= last or last - first != count * dtype.itemsize:
             raise Corrupt(f"tensor {name!r} of shape {list(shape)} has offsets {first} to {last}")

@@ -113,8 +113,46 @@ def unusual_frames() -> Iterator[tuple[str, str, bytes, Array]]:
         nibbles = SKEWED[:count]
         yield f"packed-{count}", "packed", packed(nibbles, lane_count=3), nibbles
         yield f"packed-partial-{count}", "packed", partial(nibbles, Chunks(7, 4, 3), packed=True), nibbles
+    yield "partial-packed-of-one-byte", "packed", *repeated_byte()
+    yield "leader-with-all-slots", "unusual", *all_literals()
+    many = np.zeros(2000, np.uint8)  # the bound on symbols is not for streams that read no bits
+    yield "one-symbol-above-the-bound", "unusual", framed(bare_stream(len(many), [32], 1), many), many
     # A lane of padding alone: the decoder drops it, whatever it holds.
     yield "lanes-of-padding", "unusual", coded(EXAMPLE, table_log=5, lane_count=19), EXAMPLE
+
+
+def bare_stream(
+    count: int,
+    counts: list[int],
+    words: int,
+    *,
+    length_base: int = 0,
+    classes: bytes = b"",
+    chunks: Chunks | None = None,
+) -> Block:
+    """A block of one lane, all of whose words are zero."""
+    array = np.array(counts, np.int64), np.frombuffer(classes, np.uint8), np.zeros(words, np.uint32)
+    mode = "coded" if chunks is None else "partial"
+    return Block(mode, count, NOTHING, Stream(count, 1, length_base, 0, *array), chunks)
+
+
+def repeated_byte() -> tuple[bytes, Array]:
+    """A packed partial block whose stream repeats one byte, which only a coded one may not."""
+    content = np.array([1, 2, 1, 2, 3, 0, 3, 0], np.uint8)
+    stream = encode_stream(np.full(2, 3, np.uint8), table_log=5, lane_count=1)
+    block = Block("partial", 8, pack_nibbles(content[:4]), stream, Chunks(2, 2, 1), packed=True)
+    return framed(block, content), content
+
+
+def all_literals() -> tuple[bytes, Array]:
+    """Six symbols and two of padding that are told apart by literals of eight bits alone."""
+    literals = np.array([10, 20, 30, 40, 50, 60, 70, 80], np.uint8)
+    content = literals[:6]  # member i is symbol i
+    bits = int.from_bytes(literals.tobytes(), "big") << 5  # behind five bits of start state, the first literal last
+    words = np.frombuffer(bits.to_bytes(12, "little"), "<u4")
+    classes = np.concatenate([[1, 8], np.arange(256)]).astype(np.uint8)
+    stream = Stream(6, 1, 64, 0, np.array([32], np.int64), classes, words)
+    return framed(Block("coded", 6, NOTHING, stream), content), content
 
 
 def stream_field(data: bytes, value: int) -> int:
@@ -191,6 +229,7 @@ def faults() -> Iterator[Fault]:
     yield from stream_faults()
     yield from class_faults()
     yield from partial_faults()
+    yield from sharp_faults()
 
 
 def truncations() -> Iterator[Fault]:
@@ -375,3 +414,26 @@ def partial_faults() -> Iterator[Fault]:
     for count in (2**40, 2**63, 2**64 - 1):
         yield Fault(f"partial-of-{count}", "hostile-count", "Truncated", poke_header(data, "symbol_count", count))
     yield Fault("partial-of-7", "bad-chunks", "Corrupt", poke_header(data, "symbol_count", 7))
+
+
+def sharp_faults() -> Iterator[Fault]:
+    """Streams that only one check of their own tells from valid ones: no checksum of symbols helps."""
+    nine = np.zeros(9, np.uint8)
+    for name, classes in (("count-0", b"\0"), ("a-member-too-many", b"\1\1\5\6\7"),
+                          ("unused-leader-twice", b"\2\1\1\5\6\5\7")):  # fmt: skip
+        data = framed(bare_stream(9, [32], 1, classes=classes), nine)
+        yield Fault(f"classes-{name}", "bad-classes", "Corrupt", data)
+    # (27 + 5 bits in a word, 1 lane) << 5 is 1056
+    for count, error in ((1056, "Corrupt"), (1057, "LimitExceeded")):
+        data = framed(bare_stream(count, [16, 16], 1, length_base=27), NOTHING)
+        yield Fault(f"coded-{count}-in-one-word", "hostile-count", error, data)
+    data = framed(bare_stream(10_000, [16, 16], 1, length_base=28), NOTHING)
+    yield Fault("length-base-and-count", "truncated", "Truncated", data)
+    data = framed(bare_stream(9, [32], 1, chunks=Chunks(2, 2, 2)), nine)
+    yield Fault("partial-all-coded-without-raw", "bad-chunks", "Corrupt", data)
+    stream = read_stream(FRAMES["coded"][0])
+    longer = replace(stream, words=stream.words | np.array([1 << 11, 0], np.uint32))  # the last lane's length
+    data = framed(Block("coded", 19, NOTHING, longer), EXAMPLE)
+    yield Fault("last-lane-one-bit-longer", "lane-length", "Corrupt", data)
+    data = write_frame(Frame(Block("raw", 0, NOTHING), 1))
+    yield Fault("empty-symbols-crc", "bad-symbols-crc", "Corrupt", data)

@@ -34,7 +34,7 @@ NOTES = {
     "packed": "two symbols in one byte",
     "unusual": "a frame that the reference would not write, but that decoders must take",
     "invalid-argument": "a caller's mistake",
-    "truncated": "the bytes end before the fields that announce them",
+    "truncated": "the bytes end before what their fields announce",
     "bad-magic": "other first bytes",
     "bad-version": "a version that is not known",
     "bad-mode": "a mode that does not exist, or not with these flags",

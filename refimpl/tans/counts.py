@@ -128,8 +128,8 @@ def log2_fixed(x: int) -> int:
     >>> log2_fixed(8), round(log2_fixed(3) / 2**16, 4)
     (196608, 1.585)
     """
-    if x < 1:
-        raise InvalidArgument(f"the logarithm of {x} does not exist")
+    if not 1 <= x < 1 << 32:
+        raise InvalidArgument(f"the logarithm of {x} was asked for, allowed are 1 to 2**32 - 1")
     whole = x.bit_length() - 1
     mantissa = x << (31 - whole)  # in [2**31, 2**32): a number in [1, 2)
     fraction = 0
