@@ -164,7 +164,7 @@ NUMBA = numba_kernels()
 
 
 def pack_decode_table(table: DecodeTable, classes: ClassTable) -> npt.NDArray[np.uint32]:
-    """One word per state: bit count in bits 0-3, whether its symbol leads a class in 7, symbol in 8-15, base above.
+    """One word per state: bit count in bits 0-4, whether its symbol leads a class in 7, symbol in 8-15, base above.
 
     A shift takes its count from the lowest bits of a register, so the bit count lies there.
     """

@@ -77,10 +77,25 @@ class Lanes:
         # Zeros for lanes that are not read: an undefined vector would make each gather wait for the last one.
         return self.builder.call(function, [address, I32(align), every, ir.Constant(kind, [0] * LANES)])
 
-    def low_bits(self, value: Any, count: Any) -> Any:
-        """``value & ((1 << count) - 1)``."""
-        b = self.builder
-        return b.and_(value, b.not_(b.shl(self.vector(I32, -1), count)))
+    def funnel_left(self, high: Any, low: Any, count: Any) -> Any:
+        """The upper half of ``high:low << count``, the count modulo the width of an element."""
+        return self.funnel("llvm.fshl", high, low, count)
+
+    def rotate_right(self, value: Any, count: Any) -> Any:
+        """``value`` turned right by the count modulo its width: its low bits become the highest."""
+        return self.funnel("llvm.fshr", value, value, count)
+
+    def shift_right(self, value: Any, count: Any) -> Any:
+        """``value >> count``, the count modulo the width of an element."""
+        return self.funnel("llvm.fshr", self.vector(value.type.element), value, count)
+
+    def funnel(self, name: str, high: Any, low: Any, count: Any) -> Any:
+        """A funnel shift: other than a plain one, it ignores the higher bits of the count."""
+        name = f"{name}.v{LANES}{high.type.element}"
+        function = self.builder.module.globals.get(name) or ir.Function(
+            self.builder.module, ir.FunctionType(high.type, [high.type] * 3), name
+        )
+        return self.builder.call(function, [high, low, count])
 
     def wide(self, value: Any) -> Any:
         """The same numbers in 64 bits, unsigned."""
@@ -101,9 +116,9 @@ class Lanes:
 
 # For each lane, with the table as codec.kernels.pack_decode_table makes it and four steps of at most 12 bits:
 #     byte = min(position >> 3, last_byte)
-#     window = bytes[byte : byte + 8] as a number >> min(position - 8 * byte, 63)
+#     window = bytes[byte : byte + 8] as a number >> (position - 8 * byte) % 64
 #     for step in range(4):
-#         entry = table[state]                # bit count in bits 0-3, leader in 7, symbol in 8-15, base in 16-31
+#         entry = table[state]                # bit count in bits 0-4, leader in 7, symbol in 8-15, base in 16-31
 #         symbols[step] = entry >> 8 & 255
 #         count = entry & 15, but 0 at step 3 of the last group
 #         state = (entry >> 16) + (window & ((1 << count) - 1));  window >>= count;  position += count
@@ -117,25 +132,27 @@ def decode_four(
         lanes, b = Lanes(context, builder, signature, arguments), builder
         position, state = lanes.load(4, I64), lanes.load(3, I32)
         byte = lanes.smaller(b.lshr(position, lanes.vector(I64, 3)), lanes.splat(arguments[1]))
-        shift = lanes.smaller(b.sub(position, b.shl(byte, lanes.vector(I64, 3))), lanes.vector(I64, 63))
-        window = b.lshr(lanes.gather(0, I8, byte, I64, align=1), shift)
+        shift = b.sub(position, b.shl(byte, lanes.vector(I64, 3)))
+        window = lanes.shift_right(lanes.gather(0, I8, byte, I64, align=1), shift)
         word, used, leaders, group = None, None, None, None
         for step in range(4):
             if step in (0, 2):  # 32 bits are enough for two steps
-                window = window if used is None else b.lshr(window, lanes.wide(used))
+                if used is not None:
+                    window = lanes.shift_right(window, lanes.wide(used))
                 word = lanes.narrow(window)
             entry = lanes.gather(2, I32, state)
-            count = b.and_(entry, lanes.vector(I32, 15))
-            state = b.add(b.lshr(entry, lanes.vector(I32, 16)), lanes.low_bits(word, count))
-            word = b.lshr(word, count)
-            count = b.and_(count, lanes.splat(arguments[5])) if step == 3 else count
-            used = count if used is None else b.add(used, count)
+            # Shifts take the count from an entry's low bits; turned to the top, the bits read are shifted in again.
+            word = lanes.rotate_right(word, entry)
+            bits = lanes.funnel_left(lanes.vector(I32), word, entry)
+            state = b.add(b.lshr(entry, lanes.vector(I32, 16)), bits)
+            count = b.and_(entry, lanes.splat(arguments[5])) if step == 3 else entry
+            used = count if used is None else b.add(used, count)  # in the low six bits
             leaders = entry if leaders is None else b.or_(leaders, entry)
             placed = b.lshr(entry, lanes.vector(I32, 8)) if step == 0 else b.shl(entry, lanes.vector(I32, 8 * step - 8))
             placed = b.and_(placed, lanes.vector(I32, 255 << 8 * step))
             group = placed if group is None else b.or_(group, placed)
         lanes.store(state, 3)
-        lanes.store(b.add(position, lanes.wide(used)), 4)
+        lanes.store(b.add(position, lanes.wide(b.and_(used, lanes.vector(I32, 63)))), 4)
         if signature.args[6].dtype == types.uint16:
             # Packed: every byte becomes two, its low half in front.
             both = b.zext(b.bitcast(group, ir.VectorType(I8, 4 * LANES)), ir.VectorType(I16, 4 * LANES))
@@ -178,7 +195,7 @@ def encode_four(
                 slot = b.add(b.lshr(entry, lanes.vector(I32, 17)), b.lshr(state, count))
                 slot = b.and_(slot, lanes.vector(I32, 8191))
                 kept = b.and_(count, lanes.splat(arguments[5])) if step == 3 else count
-                bits = b.or_(b.shl(bits, kept), lanes.low_bits(state, kept))
+                bits = lanes.funnel_left(bits, lanes.rotate_right(state, kept), kept)
                 used = b.add(used, kept)
                 state = lanes.gather(3, I32, slot)
                 literal = entry if literal is None else b.or_(literal, entry)

@@ -12,16 +12,9 @@ from codec.container import read_container
 HERE = Path(__file__).parent
 FOUND = sorted(path for path in (HERE / "found").iterdir() if path.name != "README.md")
 SEEDS = sorted((HERE.parent.parent / "fuzz" / "corpus").iterdir())
-OPEN = {"sum-of-offsets-beyond-4300-digits.container"}  # still ends wrongly
 
 
-def cases():
-    for path in FOUND:
-        marks = [pytest.mark.xfail(raises=ValueError)] if path.name in OPEN else []
-        yield pytest.param(path, id=path.name, marks=marks)
-
-
-@pytest.mark.parametrize("path", [*cases(), *(pytest.param(path, id=path.name) for path in SEEDS)])
+@pytest.mark.parametrize("path", [*FOUND, *SEEDS], ids=lambda path: path.name)
 def test_input_is_refused_or_decoded(path):
     check_frame(path.read_bytes())
     check_container(path.read_bytes())
