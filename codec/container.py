@@ -10,6 +10,7 @@ so that any safetensors reader can list the file. Specification: docs/spec/conta
 """
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,7 @@ SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {
     "I16": np.dtype(np.int16), "I8": np.dtype(np.int8), "U64": np.dtype(np.uint64), "U32": np.dtype(np.uint32),
     "U16": np.dtype(np.uint16), "U8": np.dtype(np.uint8), "BOOL": np.dtype(np.bool_),
 }  # fmt: skip
+MAX_RANK = 64  # NumPy's
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 
 Tensors = Mapping[str, npt.NDArray[Any] | StoredTensor]
@@ -101,11 +103,14 @@ def read_container(data: bytes) -> tuple[dict[str, npt.NDArray[Any] | StoredTens
         index = json.loads(metadata.pop(KEY))
         version, entries = index["version"], dict(index["tensors"])
         described = {n: (str(e["dtype"]), tuple(e["shape"])) for n, e in entries.items()}
-        whole = all(type(d) is int and d >= 0 for _, shape in described.values() for d in shape)
+        shapes = [shape for _, shape in described.values()]
+        whole = all(len(s) <= MAX_RANK and all(type(d) is int and 0 <= d < 1 << 63 for d in s) for s in shapes)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Corrupt(f"the tansor metadata cannot be read: {error}") from None
     if type(version) is not int or not whole:
-        raise Corrupt("version or a shape in the tansor metadata is not made of integers")
+        raise Corrupt(
+            "the version or a shape in the tansor metadata is not made of integers below 2**63, or of too many"
+        )
     if version != VERSION:
         raise UnsupportedVersion(f"container version {version}, this program reads version {VERSION}")
     tensors: dict[str, npt.NDArray[Any] | StoredTensor] = {}
@@ -140,19 +145,20 @@ def read_safetensors(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str
     for name, entry in header.items():
         try:
             dtype = SAFETENSORS_DTYPES[entry["dtype"]]
-            shape = tuple(int(d) for d in entry["shape"])
-            first, last = (int(offset) for offset in entry["data_offsets"])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            shape, (first, last) = entry["shape"], entry["data_offsets"]
+            numbers = [*shape, first, last]
+            plain = isinstance(shape, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in numbers)
+        except (KeyError, TypeError, ValueError) as error:
             raise Corrupt(f"tensor {name!r} has an unknown dtype, shape or offset: {error}") from None
-        if max(*shape, first, last, 0) >= 1 << 63:  # too long to print, perhaps
-            raise Corrupt(f"a dimension or an offset of tensor {name!r} takes more than 64 bits")
-        count = int(np.prod(shape, dtype=object)) if shape else 1
-        if min(shape, default=0) < 0 or not 0 <= first <= last or last - first != count * dtype.itemsize:
+        if not plain or len(shape) > MAX_RANK:
+            raise Corrupt(f"shape or offsets of tensor {name!r} are no numbers below 2**63, or more than {MAX_RANK}")
+        count = math.prod(shape)
+        if first > last or last - first != count * dtype.itemsize:
             raise Corrupt(f"tensor {name!r} of shape {list(shape)} has offsets {first} to {last}")
         if begin + last > len(data):
             raise Truncated(f"tensor {name!r} ends at byte {begin + last} of {len(data)}")
         try:
-            tensors[name] = np.frombuffer(data, dtype, count, begin + first).reshape(shape)
+            tensors[name] = np.frombuffer(data, dtype, count, begin + first).reshape(tuple(shape))
         except (ValueError, OverflowError) as error:
             raise Corrupt(f"tensor {name!r} of shape {list(shape)}: {error}") from None
         spans.append((first, last))

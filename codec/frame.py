@@ -33,7 +33,7 @@ import numpy.typing as npt
 from zlib_ng.zlib_ng import crc32
 
 from codec.kernels import NUMBA, numba_kernels
-from refimpl.errors import Corrupt, InvalidArgument, Truncated, UnsupportedVersion
+from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, Truncated, UnsupportedVersion
 from refimpl.tans.blocks import MODES, Block, Chunks, decode_block, encode_block
 from refimpl.tans.classes import class_table
 from refimpl.tans.counts import stored_counts
@@ -158,10 +158,12 @@ def decode_frame(frame: Frame, *, kernels: Kernels = NUMBA) -> npt.NDArray[np.ui
     StreamError
         The block contradicts itself, or the symbols' checksum is wrong.
     """
-    symbols = decode_block(frame.block, kernels=kernels)
-    repeated = symbols.size > 0 and symbols.strides == (
-        0,
-    )  # one symbol as often as claimed: reading them all is the price of a lie
+    try:
+        symbols = decode_block(frame.block, kernels=kernels)
+    except MemoryError:
+        raise LimitExceeded(f"{frame.block.symbol_count} symbols do not fit in memory") from None
+    # One symbol as often as claimed: reading them all is the price of a lie.
+    repeated = symbols.size > 0 and symbols.strides == (0,)
     if not repeated and crc32(np.ascontiguousarray(symbols).data) != frame.symbols_crc:
         raise Corrupt("the checksum of the decoded symbols is wrong")
     return symbols
