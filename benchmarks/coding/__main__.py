@@ -108,6 +108,31 @@ def leaders_table(results: list[Row]) -> str:
     return markdown(["best", *COMPARED], lines)
 
 
+def summary_table(results: list[Row]) -> str:
+    """A line for each source: bytes stored over entropy, and speed, of some contenders; zstd at its smallest."""
+    shown = {
+        "gpu": "tansor gpu",
+        "archive": "tansor archive",
+        "zstd": "zstd",
+        "pcodec": "pcodec",
+        "constriction": "constr",
+    }
+    lines = []
+    for result in results:
+        chosen = {
+            name: min(found, key=lambda row: row["stored"])
+            for name, prefix in shown.items()
+            if (found := [row for row in result["rows"] if row["contender"].startswith(prefix)])
+        }
+        line = [result["source"]]
+        line += [f"{chosen[n]['stored']:+.2f}" if n in chosen else "-" for n in shown]
+        line += [f"{chosen[n]['encode']:.2f}" if n in chosen else "-" for n in ("archive", "zstd")]
+        line += [f"{chosen[n]['decode']:.2f}" if n in chosen else "-" for n in ("gpu", "archive", "zstd", "pcodec")]
+        lines.append(line)
+    head = [f"{n}, %" for n in shown] + ["encode: archive", "zstd", "decode: gpu", "archive", "zstd", "pcodec"]
+    return markdown(["stored over entropy", *head], lines)
+
+
 def child(script: str, *arguments: str, **environment: str) -> Row:
     """JSON that a script of this folder prints, or a note why there is none."""
     command = [sys.executable, str(HERE / script), *arguments]
@@ -218,6 +243,7 @@ def main() -> None:
     for source in list_sources(options.symbols, options.model):
         sources.append(compare(source, options.rounds))
         print(source_table(sources[-1]), flush=True)
+    print(f"### Summary\n\n{summary_table(sources)}", flush=True)
     print(f"### Best of each column\n\n{leaders_table(sources)}", flush=True)
     growth = []
     print("### Growth\n\nOne thread; memory is the peak above input and output.\n", flush=True)

@@ -10,13 +10,12 @@ with fewer symbols repeats its leader. Nothing is stored for no classes. Specifi
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from refimpl.errors import Corrupt, InvalidArgument
-from refimpl.tans.counts import LOG2_FRACTION_BITS, log2_fixed
+from refimpl.tans.counts import LOG2_FRACTION_BITS, log2_table
 
 MAX_LITERAL_WIDTH = 8
 LOG2_E = 94548  # log2(e) in units of 2**-16
@@ -154,12 +153,6 @@ def class_prices(occurrences: npt.NDArray[np.int64], total: int, table_log: int)
     literals = occurrences * ((width << LOG2_FRACTION_BITS) + LITERAL_PRICE)
     stored = 8 * (1 + (1 << width)) << LOG2_FRACTION_BITS
     return coded + np.where(width > 0, literals + stored, 0)
-
-
-@cache
-def log2_table(table_log: int) -> tuple[int, ...]:
-    """`log2_fixed` of 1 to 2**table_log; entry 0 is unused."""
-    return (0, *(log2_fixed(q) for q in range(1, (1 << table_log) + 1)))
 
 
 def merge_histogram(histogram: npt.NDArray[np.int64], table: ClassTable) -> npt.NDArray[np.int64]:

@@ -11,6 +11,7 @@ apportionment with one seat guaranteed. Specification: docs/spec/tans.md, "Norma
 """
 
 import heapq
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -114,8 +115,15 @@ def coded_cost(histogram: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) 
     >>> coded_cost(np.array([3, 1]), np.array([16, 16])) / 2**16
     4.0
     """
-    total = log2_fixed(int(counts.sum()))
-    return sum(int(h) * (total - log2_fixed(int(q))) for h, q in zip(histogram, counts, strict=True) if h)
+    table_log = int(counts.sum()).bit_length() - 1
+    logs, whole = log2_table(table_log), table_log << LOG2_FRACTION_BITS
+    return sum(h * (whole - logs[q]) for h, q in zip(histogram.tolist(), counts.tolist(), strict=True) if h)
+
+
+@cache
+def log2_table(table_log: int) -> tuple[int, ...]:
+    """`log2_fixed` of 1 to 2**table_log; entry 0 is unused."""
+    return (0, *(log2_fixed(q) for q in range(1, (1 << table_log) + 1)))
 
 
 def log2_fixed(x: int) -> int:
