@@ -20,7 +20,7 @@ from refimpl.tans.counts import LOG2_FRACTION_BITS, log2_table
 MAX_LITERAL_WIDTH = 8
 LOG2_E = 94548  # log2(e) in units of 2**-16
 MAX_CLASS_BYTES = (1 << 16) - 1
-LITERAL_PRICE = 1 << 16  # one bit in units of 2**-16
+LITERAL_PRICE = 1  # bits that a literal must win besides its own, to be worth a decoder's time
 NO_CLASSES = np.empty(0, np.uint8)
 
 
@@ -150,7 +150,7 @@ def class_prices(occurrences: npt.NDArray[np.int64], total: int, table_log: int)
     logs = np.array(log2_table(table_log))
     coded = occurrences * ((table_log << LOG2_FRACTION_BITS) - logs[slots]) + slots * (total * LOG2_E >> table_log)
     width = np.arange(occurrences.shape[1])
-    literals = occurrences * ((width << LOG2_FRACTION_BITS) + LITERAL_PRICE)
+    literals = occurrences * (width + LITERAL_PRICE) << LOG2_FRACTION_BITS
     stored = 8 * (1 + (1 << width)) << LOG2_FRACTION_BITS
     return coded + np.where(width > 0, literals + stored, 0)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from refimpl.tans.classes import class_table, merge_histogram, plan_classes
+from refimpl.tans.classes import LITERAL_PRICE, class_table, merge_histogram, plan_classes
 from refimpl.tans.counts import (
     LOG2_FRACTION_BITS,
     MAX_TABLE_LOG,
@@ -76,16 +76,19 @@ def make_model(histogram: npt.NDArray[np.int64], table_log: int) -> Model:
 
 
 def model_cost(model: Model, histogram: npt.NDArray[np.int64], lane_count: int) -> int:
-    """Bits of payload, literals, start states, stored counts and classes, in units of 2**-16 bits.
+    """Bits of payload, start states, stored counts and classes, and price of literals, in units of 2**-16 bits.
+
+    A literal costs a bit more than its own, as in `refimpl.tans.classes.plan_classes`.
 
     Examples
     --------
     >>> h = np.array([100000, 1, 2, 1])
     >>> model_cost(make_model(h, 12), h, lane_count=1) // 2**16
-    213
+    215
     """
     table = class_table(model.classes)
-    literals = int((histogram * table.width[table.leader[: len(histogram)]]).sum())
+    width = table.width[table.leader[: len(histogram)]].astype(np.int64)
+    literals = int((histogram * (width + LITERAL_PRICE * (width > 0))).sum())
     start_states = lane_count * (int(model.counts.sum()).bit_length() - 1)
     stored = 8 * (stored_counts(model.counts).nbytes + len(model.classes))
     whole = literals + start_states + stored

@@ -59,7 +59,8 @@ def test_the_cost_counts_every_stored_bit(counted, table_log, lanes):
     classes = oracle.read_classes(model.classes.tolist())
     counted_list = counted.tolist()
     merged = oracle.merged(counted_list, classes)[: len(model.counts)]
-    literals = sum(h * oracle.in_class(s, classes)[2] for s, h in enumerate(counted_list) if h)
+    widths = [oracle.in_class(s, classes)[2] for s in range(len(counted_list))]
+    literals = sum(h * (w + 1) for h, w in zip(counted_list, widths, strict=True) if w)  # a bit more than their own
     stored = 8 * (len(model.counts) * (1 if max(model.counts) < 256 else 2) + len(model.classes))
     ideal = coded_cost(np.array(merged), model.counts)
     assert model_cost(model, counted, lanes) == ideal + (literals + lanes * table_log + stored << 16)
@@ -70,7 +71,7 @@ def test_the_cost_of_classes_by_hand():
     model = Model(np.array([16, 0, 16]), np.array([1, 2, 2, 1, 3, 4], np.uint8))
     counted = np.array([30, 1, 1, 1, 1])
     assert class_table(model.classes).leader.tolist()[:5] == [0, 2, 2, 2, 2]
-    assert model_cost(model, counted, lane_count=2) == (34 + 4 * 2 + 2 * 5 + 8 * (3 + 6)) << 16
+    assert model_cost(model, counted, lane_count=2) == (34 + 4 * 3 + 2 * 5 + 8 * (3 + 6)) << 16
 
 
 @settings(max_examples=30)
