@@ -126,11 +126,13 @@ def plan_classes(histogram: npt.NDArray[np.int64], table_log: int) -> npt.NDArra
     best: list[int] = [0] + [1 << 62] * count
     width_to = [0] * (count + 1)
     begin_of = [0] * (count + 1)
-    for begin in range(count):
-        for width in range(min(MAX_LITERAL_WIDTH, (count - begin - 1).bit_length()) + 1):
-            end = min(begin + (1 << width), count)
-            if (price := best[begin] + prices[begin][width]) < best[end]:
-                best[end], width_to[end], begin_of[end] = price, width, begin
+    for begin, row in enumerate(prices):
+        before = best[begin]
+        for width, price in enumerate(row[: (count - begin - 1).bit_length() + 1]):
+            end = begin + (1 << width)
+            end = end if end < count else count
+            if before + price < best[end]:
+                best[end], width_to[end], begin_of[end] = before + price, width, begin
     widths, members = [], []
     end = count
     while end:
