@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba import njit
 
 from codec.vector import LANES, decode_group, encode_group, lowest_bit, prefetch, read64, write64
-from refimpl.errors import Corrupt
+from refimpl.errors import Corrupt, InvalidArgument
 from refimpl.tans.classes import ClassTable
 from refimpl.tans.lanes import GROUP, lane_length
 from refimpl.tans.stream import Kernels
@@ -105,11 +105,18 @@ def decode_lanes(
 def numba_kernels(jobs: int = 1) -> Kernels:
     """The jitted kernels on so many threads; the bytes do not depend on it.
 
+    Raises
+    ------
+    InvalidArgument
+        Fewer than one.
+
     Examples
     --------
     >>> numba_kernels(2).histogram(np.array([0, 1, 1], np.uint8))
     array([1, 2])
     """
+    if jobs < 1:
+        raise InvalidArgument(f"jobs is {jobs}, at least one is needed")
     return Kernels(histogram, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs), append_bits)
 
 

@@ -24,7 +24,7 @@ from strategies import (
 from codec import kernels as module
 from codec.kernels import NUMBA, join_bits, numba_kernels, pack_decode_table, pack_encode_table, run
 from codec.vector import LANES
-from refimpl.errors import Corrupt, StreamError
+from refimpl.errors import Corrupt, InvalidArgument, StreamError
 from refimpl.tans.classes import NO_CLASSES, class_table
 from refimpl.tans.counts import normalize_counts
 from refimpl.tans.lanes import lane_length
@@ -441,3 +441,9 @@ def test_the_longest_lane_of_the_dearest_symbols_fits_the_encoders_buffer(drawn)
         for kernels in each_twin():
             ours = kernels.encode_lanes(symbols, lanes, 1, encode_table(counts), classes)
             assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_fewer_than_one_thread_is_refused(jobs):
+    with pytest.raises(InvalidArgument, match="at least one"):
+        numba_kernels(jobs)
