@@ -52,7 +52,6 @@ def encode_lanes(
     widths = classes.width[classes.leader]
     start_states = np.empty(lane_count, np.uint16)
     bit_lengths = np.empty(lane_count, np.int64)
-    each = max(LANES, CHUNK_BITS // (steps * MAX_STEP_BITS) // LANES * LANES)
 
     def encode(first: int, last: int) -> npt.NDArray[np.uint32]:
         count = last - first
@@ -63,9 +62,8 @@ def encode_lanes(
         )  # fmt: skip
         return buffer[: (used + 31) // 32]  # what lies behind was never touched and takes no memory
 
-    if jobs > 1:
-        each = min(each, max(LANES, -(-lane_count // jobs // LANES) * LANES))
-    ranges = [(first, min(first + each, lane_count)) for first in range(0, lane_count, each)]
+    room = CHUNK_BITS // (steps * MAX_STEP_BITS)
+    ranges = lane_ranges(lane_count, min(-(-lane_count // jobs), room))
     parts = run(encode, ranges, jobs if len(symbols) > THREAD_SYMBOLS else 1)
     lengths = [int(bit_lengths[first:last].sum()) for first, last in ranges]
     return start_states, bit_lengths, join_bits(parts, lengths)
@@ -94,8 +92,7 @@ def decode_lanes(
             classes.width, classes.first, classes.member, symbols,
         )  # fmt: skip
 
-    each = max(LANES, -(-lane_count // jobs // LANES) * LANES)
-    ranges = [(first, min(first + each, lane_count)) for first in range(0, lane_count, each)]
+    ranges = lane_ranges(lane_count, -(-lane_count // jobs))
     bad = [lane for lane in run(decode, ranges, jobs if symbol_count > THREAD_SYMBOLS else 1) if lane >= 0]
     if bad:
         raise Corrupt(f"lane {min(bad)} does not use exactly its bits")
@@ -125,6 +122,18 @@ def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
+
+
+def lane_ranges(lane_count: int, each: int) -> list[tuple[int, int]]:
+    """Ranges of at least ``each`` lanes, in whole tiles.
+
+    Examples
+    --------
+    >>> lane_ranges(200, 100)
+    [(0, 128), (128, 200)]
+    """
+    size = max(1, -(-each // LANES)) * LANES
+    return [(first, min(first + size, lane_count)) for first in range(0, lane_count, size)]
 
 
 def run(task: Callable[[int, int], Any], ranges: list[tuple[int, int]], jobs: int) -> list[Any]:
@@ -355,10 +364,6 @@ def append(data: Any, at: Any, carry: Any, value: Any, count: Any) -> Any:
 @njit(nogil=True)
 def copy_bits(words: Any, data: Any, at: Any) -> Any:
     """Put whole words at bit ``at``; what is in front of it in its byte stays."""
-    byte, shift = at >> 3, np.uint64(at & 7)
-    carry = np.uint64(data[byte]) & ((np.uint64(1) << shift) - np.uint64(1))
+    carry = np.uint64(data[at >> 3]) & ((np.uint64(1) << np.uint64(at & 7)) - np.uint64(1))
     for word in words:
-        whole = carry | np.uint64(word) << shift
-        write64(data, byte, whole)
-        carry = whole >> np.uint64(32)
-        byte += 4
+        carry, at = append(data, at, carry, np.uint64(word), 32)

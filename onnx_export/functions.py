@@ -34,6 +34,21 @@ DOMAIN = "ai.tansor"
 DOMAIN_VERSION = 1
 MIN_OPSET = 11
 
+# What both Steps and Resolve need: a function sees no other one's names.
+CONSTANTS = """\
+    i0 = Constant <value = int64 {0}> ()
+    i1 = Constant <value = int64 {1}> ()
+    i4 = Constant <value = int64 {4}> ()
+    i16 = Constant <value = int64 {16}> ()
+    i65536 = Constant <value = int64 {65536}> ()
+    i2_32 = Constant <value = int64 {4294967296}> ()
+    v0 = Constant <value = int64[1] {0}> ()
+    v1 = Constant <value = int64[1] {1}> ()
+    far = Constant <value = int64[1] {4611686018427387904}> ()
+    flat = Constant <value = int64[1] {-1}> ()
+    column_shape = Constant <value = int64[2] {-1, 1}> ()
+"""
+
 # Fields of `width` bits at bit `position` of the stream: three halves make a window of 48 bits.
 READ_FIELDS = """
     {name}_half = Div({position}, i16)
@@ -75,18 +90,9 @@ STEPS = (
     """
 Steps (stream, counts, layout) => (stepped, ends_at) {
     # Constants.
-    i0 = Constant <value = int64 {0}> ()
-    i1 = Constant <value = int64 {1}> ()
-    i2 = Constant <value = int64 {2}> ()
-    i4 = Constant <value = int64 {4}> ()
-    i16 = Constant <value = int64 {16}> ()
-    i65536 = Constant <value = int64 {65536}> ()
-    i2_32 = Constant <value = int64 {4294967296}> ()
-    v0 = Constant <value = int64[1] {0}> ()
-    v1 = Constant <value = int64[1] {1}> ()
-    far = Constant <value = int64[1] {4611686018427387904}> ()
-    flat = Constant <value = int64[1] {-1}> ()
-    column_shape = Constant <value = int64[2] {-1, 1}> ()
+"""
+    + CONSTANTS
+    + """    i2 = Constant <value = int64 {2}> ()
     row_shape = Constant <value = int64[2] {1, -1}> ()
     yes = Constant <value = bool {1}> ()
     exponents = Constant <value = int64[13] {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}> ()
@@ -212,18 +218,9 @@ Steps (stream, counts, layout) => (stepped, ends_at) {
 RESOLVE = (
     """
 Resolve (stepped, ends_at, stream, layout, classes) => (resolved) {
-    i0 = Constant <value = int64 {0}> ()
-    i1 = Constant <value = int64 {1}> ()
-    i4 = Constant <value = int64 {4}> ()
-    i16 = Constant <value = int64 {16}> ()
-    i65536 = Constant <value = int64 {65536}> ()
-    i2_32 = Constant <value = int64 {4294967296}> ()
-    v0 = Constant <value = int64[1] {0}> ()
-    v1 = Constant <value = int64[1] {1}> ()
-    far = Constant <value = int64[1] {4611686018427387904}> ()
-    flat = Constant <value = int64[1] {-1}> ()
-    column_shape = Constant <value = int64[2] {-1, 1}> ()
-    powers = Constant <value = int64[16] {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096,
+"""
+    + CONSTANTS
+    + """    powers = Constant <value = int64[16] {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096,
         8192, 16384, 32768}> ()
     zeros = Constant <value = int64[4] {0, 0, 0, 0}> ()
     i256 = Constant <value = int64 {256}> ()

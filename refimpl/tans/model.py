@@ -18,6 +18,7 @@ from refimpl.tans.counts import (
     normalize_counts,
     stored_counts,
 )
+from refimpl.tans.spread import table_log_of
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def model_cost(model: Model, histogram: npt.NDArray[np.int64], lane_count: int) 
     table = class_table(model.classes)
     width = table.width[table.leader[: len(histogram)]].astype(np.int64)
     literals = int((histogram * (width + LITERAL_PRICE * (width > 0))).sum())
-    start_states = lane_count * (int(model.counts.sum()).bit_length() - 1)
+    start_states = lane_count * table_log_of(model.counts)
     stored = 8 * (stored_counts(model.counts).nbytes + len(model.classes))
     whole = literals + start_states + stored
     merged = merge_histogram(histogram, table)[: len(model.counts)]
