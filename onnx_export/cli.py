@@ -70,13 +70,20 @@ def make_parser() -> argparse.ArgumentParser:
     compress = commands.add_parser("compress", help="make a model smaller")
     compress.add_argument("input", type=Path, metavar="IN", help=".onnx or .safetensors")
     compress.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="same kind as IN")
-    compress.add_argument("--recipe", default="double", choices=["lossless", "double"], help="default: double")
+    compress.add_argument(
+        "--recipe", default="double", choices=["lossless", "double", "rate", "aggressive"], help="default: double"
+    )
+    compress.add_argument("--target-bits", type=float, metavar="B", help="bits per weight for rate to meet")
+    compress.add_argument("--max-loss", type=float, metavar="P", help="loss of perplexity that rate may spend, percent")
+    compress.add_argument("--tokens", type=Path, metavar="FILE.npy", help="tokens to measure --max-loss on")
     compress.add_argument("--sparsity", type=float, metavar="S", help="share of each layer to prune")
     compress.add_argument("--calibration", type=Path, metavar="FILE", help="samples of the inputs, .npy or .npz")
     compress.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="tensors to copy (repeatable)")
     compress.add_argument("--profile", default="gpu", choices=["gpu", "archive"], help="parallel decoding or size")
     compress.add_argument("--fraction", type=float, default=1.0, metavar="F", help="share of each tensor to code")
     compress.add_argument("--jobs", type=int, metavar="N", help="threads (default: one per core)")
+    compress.add_argument("--work", type=Path, metavar="FOLDER", help="keep what is finished, resume from it")
+    compress.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that sees the --work folder")
     compress.add_argument("--report", type=Path, metavar="FILE.html", help="write a report to look at")
     compress.set_defaults(command=run_compress)
 
@@ -172,10 +179,15 @@ def run_compress(options: argparse.Namespace) -> None:
             recipe=options.recipe,
             calibration=options.calibration,
             sparsity=options.sparsity,
+            target_bits=options.target_bits,
+            max_loss=options.max_loss,
+            tokens=options.tokens,
             exclude=options.exclude,
             profile=options.profile,
             fraction=options.fraction,
             jobs=options.jobs,
+            work=options.work,
+            scheduler=options.scheduler,
             force=options.force,
             progress=progress,
         )

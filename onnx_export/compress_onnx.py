@@ -1,20 +1,26 @@
 """Compressing an ONNX model: find its weights, calibrate, compress, probe the outputs, rewrite the graph."""
 
 import fnmatch
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx.version_converter
 
 from codec.tensor import StoredTensor
-from onnx_export.calibration import Samples, check_samples, collect_statistics, combine, read_samples
+from onnx_export.aggressive import can_be_pruned, prune_layers
+from onnx_export.calibration import Batch, Samples, check_samples, collect_statistics, combine, read_samples
 from onnx_export.calls import Call, write_call
+from onnx_export.evaluate import score
 from onnx_export.files import first_line, naming, read_model, write_model
 from onnx_export.functions import DOMAIN, MIN_OPSET, functions
 from onnx_export.parallel import in_parallel
@@ -27,9 +33,11 @@ from onnx_export.probe import (
     model_outputs,
     output_sqnr,
     probe_batches,
+    with_arrays,
     with_weights,
 )
 from onnx_export.progress import Progress
+from onnx_export.rate import Judge, compress_by_rate
 from onnx_export.recipes import raise_targets
 from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
 from onnx_export.runtime import open_session
@@ -39,6 +47,7 @@ from onnx_export.tensors import (
     Array,
     Lines,
     Options,
+    Skipped,
     Tensor,
     compress_integers,
     compress_weight,
@@ -48,7 +57,7 @@ from onnx_export.tensors import (
     with_container_bytes,
 )
 from onnx_export.ties import Tie, find_ties
-from onnx_export.weights import Constant, along_axis, find_constants, find_inside, to_rows
+from onnx_export.weights import Constant, along_axis, find_constants, find_inside, fingerprint, to_rows
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.pipeline import ActivationStatistics
 
@@ -56,7 +65,14 @@ Results = dict[str, tuple[StoredTensor, Call | None, Tensor]]  # no call where c
 
 
 def compress_onnx(
-    source: Path, output: Path, options: Options, calibration: Samples | None, tell: Progress, *, force: bool
+    source: Path,
+    output: Path,
+    options: Options,
+    calibration: Samples | None,
+    tokens: npt.NDArray[np.int64] | None,
+    tell: Progress,
+    *,
+    force: bool,
 ) -> Lines:
     """Compress an ONNX file."""
     with naming(source):
@@ -68,7 +84,11 @@ def compress_onnx(
     unique, ties = find_ties([c for c in constants if not reasons[c.name]])
     floats = [c for c in unique if c.is_float]
     notes = [f"--exclude {p} matches no tensor" for p in options.exclude if not fnmatch.filter(reasons, p)]
-    if calibration is None:
+    if calibration is None and floats and (options.recipe.rate is not None or options.recipe.prune is not None):
+        raise InvalidArgument(f"the recipe {options.recipe.name} measures the layers' inputs: it needs --calibration")
+    if options.recipe.rate is not None and calibration is not None and floats:
+        results = rated(model, unique, ties, calibration, skipped, tokens, options, notes, tell)
+    elif calibration is None:
         if floats:
             options = uncalibrated(options)
             notes.append(NOT_CALIBRATED)
@@ -139,7 +159,13 @@ def calibrated(
         if r.activation is not None
     }
     statistics = collect_statistics(model, watched, checked, lambda done, count: tell("calibrate", done, count))
-    results = compress_constants(constants, statistics, options, tell)
+    layers: Results = {}
+    if options.recipe.prune is not None:
+        prunable = [c for c in floats if can_be_pruned(model, c)]
+        with work_folder(options, floats, checked) as folder:
+            layers = prune_layers(model, prunable, checked, options, folder, tell)
+    rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell)
+    results = {c.name: (layers | rest)[c.name] for c in constants}
     if options.recipe.weights is None or not floats:
         return results
     feeds = probe_batches(session, checked)
@@ -152,6 +178,9 @@ def calibrated(
 
     first = measure(results)
     if first is None:
+        return results
+    if layers:
+        notes.append(f"the outputs keep {first:.1f} dB on calibration samples")
         return results
     # The best of all tries, a raise counted with what it costs.
     best, best_sqnr, best_raise = results, first, 0.0
@@ -171,6 +200,74 @@ def calibrated(
     if best_sqnr < OUTPUT_SQNR_DB - TOLERANCE_DB:
         notes.append(f"WARNING: that is below {OUTPUT_SQNR_DB:.0f} dB; check the result, --exclude sensitive tensors")
     return best
+
+
+def rated(
+    model: onnx.ModelProto,
+    constants: Sequence[Constant],
+    ties: Mapping[str, Tie],
+    calibration: Samples,
+    skipped: Sequence[Skipped],
+    tokens: npt.NDArray[np.int64] | None,
+    options: Options,
+    notes: list[str],
+    tell: Progress,
+) -> Results:
+    """Compress by the rate recipe; what is already quantized is coded as it is."""
+    settings = options.recipe.rate
+    assert settings is not None, "a recipe with rate settings"
+    samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
+    session = open_session(model)
+    checked = check_samples(session, samples)
+    floats = [c for c in constants if c.is_float]
+    results = compress_constants([c for c in constants if not c.is_float], {}, options, tell)
+    bits = None
+    if settings.target_bits is not None:
+        count = sum(c.array.size for c in constants) + sum(s.elements for s in skipped)
+        fixed = sum(s.stored_bytes for s in skipped) + sum(line.stored_bytes for _, _, line in results.values())
+        bits = settings.target_bits * count - 8 * fixed
+        if bits <= 0:
+            raise InvalidArgument(f"what is copied takes {8 * fixed / count:.2f} bits per weight: raise --target-bits")
+    judge = None
+    if tokens is not None and settings.max_loss_percent is not None:
+        judge = perplexity_judge(model, ties, tokens, settings.max_loss_percent)
+    with work_folder(options, floats, checked) as folder:
+        rate, error = compress_by_rate(
+            model, floats, ties, checked, probe_batches(session, checked), bits, judge, options, folder, tell
+        )
+    if error > 0:
+        notes.append(f"the outputs keep {-10 * np.log10(error):.1f} dB on calibration samples")
+    return {c.name: (results | rate)[c.name] for c in constants}
+
+
+@contextmanager
+def work_folder(options: Options, constants: Sequence[Constant], samples: Batch) -> Iterator[Path]:
+    """A folder for what is finished: a temporary one, or one of the caller's for this model and these samples."""
+    if options.work is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary)
+        return
+    digest = hashlib.sha256(f"{version('tansor')} {options.recipe.rate and options.recipe.rate.price}".encode())
+    for constant in constants:
+        digest.update(constant.name.encode() + fingerprint(constant.array))
+    for name, array in sorted(samples.items()):
+        digest.update(name.encode() + fingerprint(array))
+    folder = options.work / digest.hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def perplexity_judge(
+    model: onnx.ModelProto, ties: Mapping[str, Tie], tokens: npt.NDArray[np.int64], percent: float
+) -> Judge:
+    """A judge of weights: the loss of perplexity over the loss allowed."""
+    before, _ = score(open_session(model), tokens, lambda _i, _n: None)
+
+    def judge(weights: Mapping[str, Array]) -> float:
+        after, _ = score(open_session(with_arrays(model, weights, ties)), tokens, lambda _i, _n: None)
+        return float(100 * np.expm1(after - before) / percent)
+
+    return judge
 
 
 def prepare(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:

@@ -79,12 +79,22 @@ def with_weights(
     model: onnx.ModelProto, stored: Mapping[str, StoredTensor], ties: Mapping[str, Tie]
 ) -> onnx.ModelProto:
     """A copy of a model with decoded weights in place of the originals."""
+    return with_arrays(model, {name: load(tensor) for name, tensor in stored.items()}, ties)
+
+
+def with_arrays(model: onnx.ModelProto, arrays: Arrays, ties: Mapping[str, Tie]) -> onnx.ModelProto:
+    """A copy of a model with these weights, and what is tied to them, in place of the originals."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    decoded = {name: load(tensor) for name, tensor in stored.items()}
-    decoded |= {n: decoded[t.source].T if t.transposed else decoded[t.source] for n, t in ties.items()}
-    remove(copy.graph, decoded)
+    every = with_ties(arrays, ties)
+    remove(copy.graph, every)
     copy.graph.initializer.extend(
-        numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in decoded.items()
+        numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in every.items()
     )
     return copy
+
+
+def with_ties(arrays: Arrays, ties: Mapping[str, Tie]) -> dict[str, npt.NDArray[Any]]:
+    """Weights, and those that are tied to one of them."""
+    tied = {n: arrays[t.source].T if t.transposed else arrays[t.source] for n, t in ties.items() if t.source in arrays}
+    return {**arrays, **tied}

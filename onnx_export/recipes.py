@@ -2,6 +2,10 @@
 
 ``lossless``  already quantized tensors are coded without changing a value; floats are copied
 ``double``    floats are scaled, quantized to INT8, pruned and coded; what is already quantized is coded
+``aggressive``  layers are pruned and quantized jointly with error feedback, most where the estimated loss is least;
+              other floats as in ``double``; what is already quantized is coded
+``rate``      floats get a uniform step each, so that the last bit buys as much in every tensor, and error
+              feedback; what is already quantized is coded
 
 How fine a weight must be depends on who reads it. A table's error enters the network unattenuated; a
 convolution's output channels are normalized one by one, so that each needs a scale of its own, chosen by
@@ -25,30 +29,66 @@ class WeightSettings:
 
 
 @dataclass(frozen=True)
+class RateSettings:
+    """What ends the rate recipe's search: bits if they are given, else the loss allowed, else the outputs' error."""
+
+    target_bits: float | None = None  # per weight, every stored byte of every weight counted
+    max_loss_percent: float | None = None  # of perplexity
+    output_sqnr_db: float = 24.0
+    price: float = 0.0  # of a bit in each rounding decision, see refimpl.rate
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """What the aggressive recipe does to layers."""
+
+    sparsity: float = 0.7  # mean over all weights of layers
+    bits: int = 4
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """A name and what it does to float weights; None leaves them as they are."""
+    """A name and what it does to float weights; without any settings they are left as they are."""
 
     name: str
     weights: WeightSettings | None
+    rate: RateSettings | None = None
+    prune: PruneSettings | None = None
+
+    @property
+    def keeps_floats(self) -> bool:
+        """Whether it changes no float."""
+        return self.weights is None and self.rate is None
 
 
 UNCALIBRATED_RAISE_DB = 6.0  # one bit more where nothing is known of the activations
+MOST_BITS = 16
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DOUBLE = WeightSettings(
     layer=LayerSettings(exponents=EXPONENTS, target_sqnr_db=22.0, sparsity=0.1),
     table=LayerSettings(exponents=EXPONENTS, target_sqnr_db=32.0),
     kernel=LayerSettings(granularity="channel", target_sqnr_db=36.0),
 )
-RECIPES = {"double": Recipe("double", DOUBLE), "lossless": Recipe("lossless", None)}
+RECIPES = {
+    "aggressive": Recipe("aggressive", DOUBLE, prune=PruneSettings()),
+    "double": Recipe("double", DOUBLE),
+    "lossless": Recipe("lossless", None),
+    "rate": Recipe("rate", None, RateSettings()),
+}
 
 
-def recipe(name: str, sparsity: float | None = None) -> Recipe:
+def recipe(
+    name: str,
+    sparsity: float | None = None,
+    target_bits: float | None = None,
+    max_loss_percent: float | None = None,
+) -> Recipe:
     """A recipe by name; a sparsity replaces that of its layers and kernels, tables are never pruned.
 
     Raises
     ------
     InvalidArgument
-        Unknown name, or a sparsity out of range or where nothing is pruned.
+        Unknown name, a number out of range, or one that the recipe has no use for.
 
     Examples
     --------
@@ -58,18 +98,35 @@ def recipe(name: str, sparsity: float | None = None) -> Recipe:
     if name not in RECIPES:
         raise InvalidArgument(f"recipe is {name!r}, allowed are {', '.join(RECIPES)}")
     chosen = RECIPES[name]
+    if target_bits is not None or max_loss_percent is not None:
+        chosen = replace(chosen, rate=rate_settings(chosen, target_bits, max_loss_percent))
     if sparsity is None:
         return chosen
     if chosen.weights is None:
         raise InvalidArgument(f"the recipe {name} prunes nothing: --sparsity does not apply")
     if not 0 <= sparsity < 1:
         raise InvalidArgument(f"sparsity is {sparsity}, allowed are numbers from 0 to below 1")
+    if chosen.prune is not None:
+        return replace(chosen, prune=replace(chosen.prune, sparsity=sparsity))
     weights = replace(
         chosen.weights,
         layer=replace(chosen.weights.layer, sparsity=sparsity),
         kernel=replace(chosen.weights.kernel, sparsity=sparsity),
     )
     return replace(chosen, weights=weights)
+
+
+def rate_settings(chosen: Recipe, target_bits: float | None, max_loss_percent: float | None) -> RateSettings:
+    """The rate settings of a recipe with the caller's end of the search."""
+    if chosen.rate is None:
+        raise InvalidArgument(f"the recipe {chosen.name} has no target: --target-bits and --max-loss are for rate")
+    if target_bits is not None and max_loss_percent is not None:
+        raise InvalidArgument("--target-bits and --max-loss are two ways to say one thing: give one of them")
+    if target_bits is not None and not 0 < target_bits <= MOST_BITS:
+        raise InvalidArgument(f"target_bits is {target_bits}, allowed are numbers above 0 up to {MOST_BITS}")
+    if max_loss_percent is not None and not 0 < max_loss_percent < float("inf"):
+        raise InvalidArgument(f"max_loss is {max_loss_percent}, it must be positive")
+    return replace(chosen.rate, target_bits=target_bits, max_loss_percent=max_loss_percent)
 
 
 def raise_targets(chosen: Recipe, decibels: float) -> Recipe:

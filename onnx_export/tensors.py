@@ -2,6 +2,7 @@
 
 import fnmatch
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ class Options:
     profile: str = "gpu"
     fraction: float = 1.0
     jobs: int = 1
+    work: Path | None = None  # folder for what is finished
+    scheduler: str | None = None  # address of a Dask cluster
 
 
 @dataclass(frozen=True)
@@ -106,19 +109,8 @@ def compress_weight(
         layer = quantize_layer(matrix, known, settings)
     except InvalidArgument as error:
         raise InvalidArgument(f"{name}: {error}") from None
-    with np.errstate(over="ignore"):
-        if not np.isfinite(layer.reconstruction.astype(array.dtype)).all():
-            raise InvalidArgument(f"{name}: its largest values round to infinity in {array.dtype}, --exclude it")
-    scale = layer.folded_scale.reshape(-1)
-    shared = bool((scale == scale[0]).all())  # without activation-aware scaling all channels share one
-    stored = store_weight(
-        (from_rows if by_row else from_matrix)(layer.symbols, array.shape, axis),
-        np.array(layer.zero_point, np.uint8),
-        scale[0].reshape(()) if shared else along_axis(scale, array.ndim, axis),
-        next(d for d in FLOATS if FLOATS[d] == array.dtype),
-        profile=options.profile,
-        fraction=options.fraction,
-    )
+    check_finite(name, array, layer.reconstruction)
+    stored = store_matrix(array, layer.symbols, layer.zero_point, layer.folded_scale, axis, by_row, options)
     sqnr = sqnr_db(matrix.astype(np.float32), layer.reconstruction)
     line = describe(name, array, stored, histogram(layer.symbols), layer.zero_point)
     return stored, replace(
@@ -127,6 +119,53 @@ def compress_weight(
         sqnr_db=sqnr if np.isfinite(sqnr) else None,
         exponent=layer.exponent,
         statistics="not used" if by_row and not settings.sparsity else "calibrated" if statistics else "unknown",
+    )
+
+
+def check_finite(name: str, array: Array, reconstruction: npt.NDArray[np.float32]) -> None:
+    """Refuse a weight that its own type cannot hold once it is quantized.
+
+    Raises
+    ------
+    InvalidArgument
+        A value rounds to infinity.
+    """
+    with np.errstate(over="ignore"):
+        if not np.isfinite(reconstruction.astype(array.dtype)).all():
+            raise InvalidArgument(f"{name}: its largest values round to infinity in {array.dtype}, --exclude it")
+
+
+def store_matrix(
+    array: Array,
+    symbols: npt.NDArray[np.uint8],
+    zero_point: int,
+    scale: npt.NDArray[np.float32],
+    axis: int,
+    by_row: bool,
+    options: Options,
+) -> StoredTensor:
+    """Code the symbols of a weight's matrix in the layout of the weight.
+
+    Parameters
+    ----------
+    array : float, any shape
+        The weight.
+    symbols : uint8, shape (out, in)
+    zero_point : int
+    scale : float32
+        One, one of each row or one of each column of the matrix.
+    axis : int
+        Axis of the weight that the scales follow: its rows if ``by_row``, else its input channels.
+    """
+    scale = scale.reshape(-1)
+    shared = bool((scale == scale[0]).all())  # without activation-aware scaling all channels share one
+    return store_weight(
+        (from_rows if by_row else from_matrix)(symbols, array.shape, axis),
+        np.array(zero_point, np.uint8),
+        scale[0].reshape(()) if shared else along_axis(scale, array.ndim, axis),
+        next(d for d in FLOATS if FLOATS[d] == array.dtype),
+        profile=options.profile,
+        fraction=options.fraction,
     )
 
 
@@ -175,7 +214,7 @@ def reason_to_copy(name: str, array: Array, options: Options) -> str | None:
         return None
     if array.dtype.name not in FLOATS:
         return f"{array.dtype.name} tensors are not compressed"
-    if options.recipe.weights is None:
+    if options.recipe.keeps_floats:
         return "float weights, which the lossless recipe keeps"
     if array.ndim < 2:
         return "a vector"

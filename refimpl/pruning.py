@@ -4,6 +4,8 @@ Zeros are cheap: where most codes are zero, a zero costs a fraction of a bit.
 Specification: docs/spec/pruning.md.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -57,6 +59,32 @@ def linf_score(weight: npt.NDArray[np.floating], activation_max: npt.NDArray[np.
     return (np.abs(weight) * activation_max).astype(np.float32)
 
 
+def wanda_score(weight: npt.NDArray[np.floating], mean_square: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    """``S[i, j] = |W[i, j]| sqrt(mean_t X[t, j]**2)``, to be compared within a row: `prune_rows_mask`.
+
+    Parameters
+    ----------
+    weight : float, shape (out, in)
+    mean_square : float, shape (in,)
+        The diagonal of the second moment H. The paper has the sum over tokens, which orders no row differently.
+
+    Raises
+    ------
+    InvalidArgument
+        The shapes do not fit.
+
+    References
+    ----------
+    Sun et al., "Wanda", arXiv 2306.11695, equation 1.
+
+    Examples
+    --------
+    >>> wanda_score(np.array([[-2.0, 1.0]]), np.array([1.0, 9.0]))
+    array([[2., 3.]], dtype=float32)
+    """
+    return linf_score(weight, np.sqrt(mean_square))
+
+
 def prune_mask(score: npt.NDArray[np.floating], sparsity: float) -> npt.NDArray[np.bool_]:
     """True where a weight is pruned: the ``floor(n * sparsity)`` lowest scores of the layer.
 
@@ -67,6 +95,107 @@ def prune_mask(score: npt.NDArray[np.floating], sparsity: float) -> npt.NDArray[
            [False,  True]])
     """
     return select_lowest(score, prune_count(score.size, sparsity))
+
+
+def prune_rows_mask(score: npt.NDArray[np.floating], sparsity: float) -> npt.NDArray[np.bool_]:
+    """True where a weight is pruned: the ``floor(in * sparsity)`` lowest scores of each row.
+
+    Ties by lowest column: the first k of a stable sort.
+
+    Raises
+    ------
+    InvalidArgument
+        NaN scores, or a sparsity outside [0, 1].
+
+    References
+    ----------
+    Sun et al., "Wanda", arXiv 2306.11695, section 3, "Comparison Group".
+
+    Examples
+    --------
+    >>> prune_rows_mask(np.array([[3.0, 1.0], [2.0, 2.0]]), 0.5)
+    array([[False,  True],
+           [ True, False]])
+    """
+    return lowest_of_rows(score, prune_count(score.shape[1], sparsity))
+
+
+@dataclass(frozen=True)
+class NOfM:
+    """The n:m pattern: of each m neighbouring weights of a row n are kept, m - n pruned.
+
+    2:4 is what sparse tensor cores multiply. The codes of SparseGPT and Wanda count the pruned ones instead: the
+    same for 2:4 and 4:8.
+
+    Raises
+    ------
+    InvalidArgument
+        Not 0 <= n <= m and m >= 1.
+
+    References
+    ----------
+    Zhou et al., "Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch", arXiv 2102.04010.
+    """
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.n <= self.m or self.m < 1:
+            raise InvalidArgument(f"the pattern is {self.n}:{self.m}, allowed are n:m with 0 <= n <= m and m >= 1")
+
+
+def n_of_m_mask(score: npt.NDArray[np.floating], pattern: NOfM) -> npt.NDArray[np.bool_]:
+    """True where a weight is pruned: the m - n lowest scores of each m neighbours in a row, ties by lowest column.
+
+    Raises
+    ------
+    InvalidArgument
+        Columns that are not whole groups of m, or NaN scores.
+
+    Examples
+    --------
+    >>> n_of_m_mask(np.array([[3.0, 1.0, 2.0, 2.0]]), NOfM(1, 2))
+    array([[False,  True,  True, False]])
+    """
+    rows, inputs = score.shape
+    if inputs % pattern.m:
+        raise InvalidArgument(f"{inputs} columns are not whole groups of {pattern.m}")
+    return lowest_of_rows(score.reshape(-1, pattern.m), pattern.m - pattern.n).reshape(rows, inputs)
+
+
+def lowest_of_rows(score: npt.NDArray[np.floating], k: int) -> npt.NDArray[np.bool_]:
+    """Mark the k lowest scores of each row, ties by lowest column.
+
+    Examples
+    --------
+    >>> lowest_of_rows(np.array([[2.0, 1.0, 1.0]]), 1)
+    array([[False,  True, False]])
+    """
+    if np.isnan(score).any():
+        raise InvalidArgument("scores hold NaN")
+    mask = np.zeros(score.shape, np.bool_)
+    np.put_along_axis(mask, np.argsort(score, axis=1, kind="stable")[:, :k], True, axis=1)
+    return mask
+
+
+def zero_dead(weight: npt.NDArray[np.floating], hessian: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """The weight with the columns zeroed whose input was never active, ``H[j, j] = 0``.
+
+    What they are changes no output that was seen; zeroed, they widen no grid and are the first to be pruned.
+
+    Parameters
+    ----------
+    weight : float, shape (out, in)
+    hessian : float, shape (in, in)
+        `refimpl.hessian.second_moment`.
+
+    Examples
+    --------
+    >>> zero_dead(np.array([[2.0, 1.0]]), np.diag([0.0, 3.0]))
+    array([[0., 1.]])
+    """
+    return np.where(np.diagonal(hessian) == 0, np.zeros((), weight.dtype), weight)
 
 
 def prune(

@@ -7,12 +7,21 @@ most other weights round to small integers: the codes get cheaper to code.
 Specification: docs/spec/scaling.md.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from refimpl.errors import InvalidArgument
+from refimpl.hessian import output_error
+from refimpl.numerics import check_weight
+from refimpl.quantization import QuantizationSpec, dequantize, quantize
 
 FLOOR = 2.0**-10  # smallest activation maximum, relative to the largest: a silent channel is not a dead one
+SMOOTHQUANT_FLOOR = 1e-5  # smallest maximum of a column, and smallest scale
+AWQ_FLOOR = 1e-4  # smallest scale before it is normalized
+AWQ_RATIOS = tuple(k / 20 for k in range(20))
 
 
 def max_scale(activation_max: npt.NDArray[np.floating], exponent: float) -> npt.NDArray[np.float32]:
@@ -50,15 +59,159 @@ def max_scale(activation_max: npt.NDArray[np.floating], exponent: float) -> npt.
     >>> max_scale(np.array([4.0, 1.0]), 0.5)
     array([1.4142135 , 0.70710677], dtype=float32)
     """
-    a = np.asarray(activation_max, np.float64)
-    if a.ndim != 1 or not np.isfinite(a).all() or (a < 0).any():
-        raise InvalidArgument("activation maxima must be a vector of finite non-negative numbers")
+    a = check_activations(activation_max)
     if not 0 <= exponent <= 2:
         raise InvalidArgument(f"exponent is {exponent}, allowed are 0 to 2")
     if len(a) == 0 or a.max() == 0:
         return np.ones(len(a), np.float32)
     s = np.maximum(a / a.max(), FLOOR) ** exponent  # relative to the largest: no power overflows
     return (s / np.sqrt(s.max() * s.min())).astype(np.float32)
+
+
+def smoothquant_scale(
+    activation_max: npt.NDArray[np.floating], weight: npt.NDArray[np.floating], alpha: float = 0.5
+) -> npt.NDArray[np.float32]:
+    """Scale of each input channel by SmoothQuant's rule.
+
+    ``s[j] = max(a[j]**alpha / w[j]**(1 - alpha), 1e-5)`` with ``a[j]`` the largest ``|X[:, j]|`` and
+    ``w[j] = max(max_i |W[i, j]|, 1e-5)``: alpha of the range of the activations goes into the weights.
+
+    Parameters
+    ----------
+    activation_max : float, shape (in,)
+    weight : float, shape (out, in)
+        Of all layers that read the same input, stacked: they share one scale.
+    alpha : float
+        0 to 1; the paper's default is 0.5.
+
+    Returns
+    -------
+    float32, shape (in,)
+        Computed in float64, rounded once.
+
+    Raises
+    ------
+    InvalidArgument
+        Negative or non-finite maxima, shapes that do not fit, or alpha outside [0, 1].
+
+    References
+    ----------
+    Xiao et al., "SmoothQuant", arXiv 2211.10438, equation 4; the two floors are those of the authors' code.
+
+    Examples
+    --------
+    >>> smoothquant_scale(np.array([4.0, 1.0]), np.array([[0.25, -1.0], [0.1, 0.5]]))
+    array([4., 1.], dtype=float32)
+    """
+    a, W = check_activations(activation_max), check_weight(weight)
+    if W.ndim != 2 or a.shape != W.shape[1:]:
+        raise InvalidArgument(f"weight {W.shape} does not fit activation maxima {a.shape}")
+    if not 0 <= alpha <= 1:
+        raise InvalidArgument(f"alpha is {alpha}, allowed are 0 to 1")
+    w = np.maximum(np.abs(W).max(axis=0, initial=0).astype(np.float64), SMOOTHQUANT_FLOOR)
+    return np.maximum(a**alpha / w ** (1 - alpha), SMOOTHQUANT_FLOOR).astype(np.float32)
+
+
+def awq_scale(activation_mean: npt.NDArray[np.floating], ratio: float) -> npt.NDArray[np.float32]:
+    """Scale of each input channel by AWQ's rule, for one ratio.
+
+    ``s[j] = max(a[j]**ratio, 1e-4)``, then divided by ``sqrt(max(s) min(s))``.
+
+    Parameters
+    ----------
+    activation_mean : float, shape (in,)
+        Mean of ``|X[:, j]|``.
+    ratio : float
+        0 to 1.
+
+    Returns
+    -------
+    float32, shape (in,)
+        Computed in float64, rounded once.
+
+    Raises
+    ------
+    InvalidArgument
+        Negative or non-finite means, or a ratio outside [0, 1].
+
+    References
+    ----------
+    Lin et al., "AWQ", arXiv 2306.00978, equation 5; floor and normalization are those of the authors' code.
+
+    Examples
+    --------
+    >>> awq_scale(np.array([16.0, 1.0]), 0.5)
+    array([2. , 0.5], dtype=float32)
+    """
+    a = check_activations(activation_mean)
+    if not 0 <= ratio <= 1:
+        raise InvalidArgument(f"ratio is {ratio}, allowed are 0 to 1")
+    if len(a) == 0:
+        return np.ones(0, np.float32)
+    s = np.maximum(a**ratio, AWQ_FLOOR)
+    return (s / np.sqrt(s.max() * s.min())).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ScaledLayer:
+    """What the search of AWQ found."""
+
+    ratio: float
+    channel_scale: npt.NDArray[np.float32]  # (in,) s
+    reconstruction: npt.NDArray[np.float32]  # (out, in) Q(W s) / s
+    error: float  # of the layer's output, see `refimpl.hessian.output_error`
+
+
+def search_awq(
+    weight: npt.NDArray[np.floating],
+    activation_mean: npt.NDArray[np.floating],
+    hessian: npt.NDArray[np.floating],
+    spec: QuantizationSpec,
+    ratios: Sequence[float] = AWQ_RATIOS,
+) -> ScaledLayer:
+    """The ratio whose scale leaves the layer's output the smallest mean square error, the first among equals.
+
+    The error is that of this layer alone, ``sum_i E[i] H E[i]^T`` with ``E = Q(W s) / s - W``. (The authors take the
+    output of the whole attention block for query, key and value.) Ratio 0 does not scale: with it among the ratios
+    the result is never worse than rounding to nearest.
+
+    Parameters
+    ----------
+    weight : float, shape (out, in)
+    activation_mean : float, shape (in,)
+    hessian : float, shape (in, in)
+        `refimpl.hessian.second_moment`, not damped.
+    spec : QuantizationSpec
+    ratios : sequence of float
+        Not empty; by default 0, 0.05, ..., 0.95.
+
+    Raises
+    ------
+    InvalidArgument
+        See `awq_scale` and `refimpl.quantization.quantize`; or no ratios.
+
+    References
+    ----------
+    Lin et al., "AWQ", arXiv 2306.00978, section 3.2.
+
+    Examples
+    --------
+    >>> X = np.array([[8.0, 0.5], [-8.0, 0.5]])
+    >>> found = search_awq(np.array([[0.3, 1.0]]), np.abs(X).mean(axis=0), X.T @ X / 2, QuantizationSpec(bits=3))
+    >>> found.ratio, found.reconstruction
+    (0.45, array([[0.3      , 1.0446608]], dtype=float32))
+    """
+    W = check_weight(weight)
+    found: ScaledLayer | None = None
+    for ratio in ratios:
+        s = awq_scale(activation_mean, ratio)
+        back = dequantize(quantize(scale_channels(W, s), spec), spec.group_size) / s
+        error = output_error(back.astype(np.float64) - W, hessian)
+        if found is None or error < found.error:
+            found = ScaledLayer(ratio, s, back, error)
+    if found is None:
+        raise InvalidArgument("ratios are empty, at least one is needed")
+    return found
 
 
 def scale_channels(weight: npt.NDArray[np.float32], channel_scale: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -121,3 +274,22 @@ def fold_into_scale(
     array([[1. , 0.5]], dtype=float32)
     """
     return quantization_scale / channel_scale
+
+
+def check_activations(statistic: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """A statistic of each input channel's ``|X[:, j]|``, in float64.
+
+    Raises
+    ------
+    InvalidArgument
+        Not a vector, or negative or non-finite numbers.
+
+    Examples
+    --------
+    >>> check_activations(np.array([1, 2], np.float32))
+    array([1., 2.])
+    """
+    a = np.asarray(statistic, np.float64)
+    if a.ndim != 1 or not np.isfinite(a).all() or (a < 0).any():
+        raise InvalidArgument("activation maxima or means must be a vector of finite non-negative numbers")
+    return a

@@ -520,7 +520,7 @@ def test_the_lossless_recipe_keeps_floats(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"recipe": "triple"}, "recipe is 'triple', allowed are double, lossless"),
+        ({"recipe": "triple"}, "recipe is 'triple', allowed are aggressive, double, lossless, rate"),
         ({"fraction": 0.0}, "fraction is 0.0"),
         ({"fraction": 1.5}, "fraction is 1.5"),
         ({"fraction": float("nan")}, "fraction is nan"),

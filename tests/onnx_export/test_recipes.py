@@ -8,7 +8,7 @@ def test_recipes_are_known_by_name():
     assert {name: recipe(name) for name in RECIPES} == RECIPES
     assert all(chosen.name == name for name, chosen in RECIPES.items())
     assert recipe("lossless").weights is None
-    with pytest.raises(InvalidArgument, match="recipe is 'x', allowed are double, lossless"):
+    with pytest.raises(InvalidArgument, match="recipe is 'x', allowed are aggressive, double, lossless, rate"):
         recipe("x")
 
 
@@ -36,3 +36,17 @@ def test_targets_are_raised_together():
     for part in ("layer", "table", "kernel"):
         assert getattr(after, part).target_sqnr_db == getattr(before, part).target_sqnr_db + 1.5
     assert raise_targets(RECIPES["lossless"], 1.5) == RECIPES["lossless"]
+
+
+def test_only_rate_has_a_target():
+    assert recipe("rate", target_bits=3).rate.target_bits == 3
+    assert recipe("rate", max_loss_percent=1).rate.max_loss_percent == 1
+    for name in ("double", "aggressive", "lossless"):
+        with pytest.raises(InvalidArgument, match="for rate"):
+            recipe(name, target_bits=3)
+
+
+def test_a_sparsity_is_that_of_the_layers():
+    assert recipe("aggressive", sparsity=0.8).prune.sparsity == 0.8
+    with pytest.raises(InvalidArgument, match="prunes nothing"):
+        recipe("rate", sparsity=0.5)

@@ -6,10 +6,21 @@ from hypothesis.extra import numpy as hnp
 from strategies import activation_maxima, weights
 
 from refimpl.errors import InvalidArgument
-from refimpl.pruning import linf_score, magnitude_score, prune, prune_mask
+from refimpl.pruning import (
+    NOfM,
+    linf_score,
+    lowest_of_rows,
+    magnitude_score,
+    n_of_m_mask,
+    prune,
+    prune_mask,
+    prune_rows_mask,
+    wanda_score,
+    zero_dead,
+)
 from refimpl.quantization import QuantizationSpec, dequantize, quantize
 from refimpl.scaling import max_scale
-from refimpl.select import prune_count
+from refimpl.select import prune_count, select_lowest
 
 
 @given(weights())
@@ -63,3 +74,69 @@ def test_pruned_asymmetric_codes_dequantize_to_zero(weight, bits, data):
     assert codes.dtype == np.uint8
     assert not back[mask].any()
     assert np.array_equal(back[~mask], dequantize(result)[~mask])
+
+
+tied = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2), elements=st.sampled_from([0.0, -0.0, 1.0, 2.0]))
+
+
+@given(hnp.arrays(np.float32, (4, 3), elements=st.floats(-9, 9, width=32)), hnp.arrays(np.float32, (5, 3),
+       elements=st.floats(-9, 9, width=32)))  # fmt: skip
+def test_wandas_score_is_the_weight_times_the_norm_of_its_input(weight, x):
+    norms = np.linalg.norm(x.astype(np.float64), axis=0) / np.sqrt(5)
+    assert np.allclose(wanda_score(weight, np.square(x, dtype=np.float64).mean(axis=0)), np.abs(weight) * norms)
+
+
+@given(hnp.arrays(np.float32, (3, 4), elements=st.integers(1, 9)), st.floats(0, 1), st.integers(-8, 8))
+def test_sums_over_tokens_or_means_and_units_choose_the_same_weights(weight, sparsity, power):
+    mean_square = np.arange(1.0, 5.0)
+    ours, theirs = (wanda_score(weight, m) for m in (mean_square, 4.0**power * mean_square))
+    assert np.array_equal(prune_rows_mask(ours, sparsity), prune_rows_mask(theirs, sparsity))
+
+
+@given(tied, st.floats(0, 1))
+def test_each_row_loses_exactly_its_share_ties_by_lowest_column(score, sparsity):
+    mask = prune_rows_mask(score, sparsity)
+    k = prune_count(score.shape[1], sparsity)
+    assert np.array_equal(mask, np.vstack([select_lowest(row, k) for row in score]))
+
+
+@given(st.integers(1, 4), st.integers(0, 3), st.integers(1, 6), st.data())
+def test_each_group_keeps_n_of_its_m_weights_the_highest(rows, groups, m, data):
+    n = data.draw(st.integers(0, m))
+    score = data.draw(hnp.arrays(np.float32, (rows, groups * m), elements=st.sampled_from([0.0, 1.0, 2.0, 3.0])))
+    mask = n_of_m_mask(score, NOfM(n, m))
+    for i in range(rows):
+        for g in range(groups):
+            part = np.s_[i, g * m : (g + 1) * m]
+            assert np.array_equal(mask[part], select_lowest(score[part], m - n))
+
+
+@pytest.mark.parametrize(("n", "m"), [(-1, 2), (3, 2), (0, 0)])
+def test_impossible_patterns_are_refused(n, m):
+    with pytest.raises(InvalidArgument, match="pattern"):
+        NOfM(n, m)
+
+
+def test_columns_that_are_not_whole_groups_are_refused():
+    with pytest.raises(InvalidArgument, match="groups"):
+        n_of_m_mask(np.ones((1, 6)), NOfM(2, 4))
+
+
+def test_nan_scores_are_refused():
+    with pytest.raises(InvalidArgument, match="NaN"):
+        lowest_of_rows(np.array([[1.0, np.nan]]), 1)
+
+
+@pytest.mark.parametrize("sparsity", [-0.01, 1.01])
+def test_impossible_shares_of_rows_are_refused(sparsity):
+    with pytest.raises(InvalidArgument, match="sparsity"):
+        prune_rows_mask(np.ones((1, 2)), sparsity)
+
+
+@given(weights(), st.data())
+def test_dead_columns_are_zeroed_and_the_others_stay(weight, data):
+    diagonal = data.draw(hnp.arrays(np.float64, weight.shape[1], elements=st.sampled_from([0.0, 1e-300, 1.0])))
+    result = zero_dead(weight, np.diag(diagonal))
+    assert result.dtype == weight.dtype
+    assert not result[:, diagonal == 0].any()
+    assert np.array_equal(result[:, diagonal > 0], weight[:, diagonal > 0])

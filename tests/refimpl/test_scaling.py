@@ -3,11 +3,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from layers import layer
 from strategies import activation_maxima, weights
 
 from refimpl.errors import InvalidArgument
+from refimpl.hessian import output_error
 from refimpl.quantization import QuantizationSpec, Quantized, dequantize, quantize
-from refimpl.scaling import FLOOR, fold_into_scale, max_scale, scale_channels, unscale_activations
+from refimpl.scaling import (
+    FLOOR,
+    awq_scale,
+    fold_into_scale,
+    max_scale,
+    scale_channels,
+    search_awq,
+    smoothquant_scale,
+    unscale_activations,
+)
 
 exponents = st.floats(0, 2)
 maxima = st.integers(1, 8).flatmap(activation_maxima)
@@ -91,3 +102,77 @@ def test_folding_the_inverse_into_the_scale_equals_dequantizing_and_dividing(wei
     apart = unscale_activations(dequantize(quantized), s).astype(np.float64)
     # two float32 roundings on either side; below the normal numbers they are absolute
     assert np.allclose(at_once, apart, rtol=2.0**-22, atol=2.0**-120)
+
+
+@given(st.integers(1, 6), st.data(), st.floats(0, 1))
+def test_smoothquant_splits_the_ranges_by_alpha(inputs, data, alpha):
+    a = data.draw(hnp.arrays(np.float64, inputs, elements=st.floats(0.01, 1000)))
+    weight = data.draw(hnp.arrays(np.float32, (3, inputs), elements=st.floats(0.0625, 1024, width=32)))
+    s = smoothquant_scale(a, weight, alpha).astype(np.float64)
+    w = weight.max(axis=0)
+    assert np.allclose(w * s, a**alpha * w**alpha, rtol=1e-6)  # what the quantizer of the weights sees
+    assert np.allclose(a / s, (a * w) ** (1 - alpha), rtol=1e-6)  # and that of the activations
+
+
+def test_smoothquants_floors():
+    s = smoothquant_scale(np.array([0.0, 4.0, 4.0]), np.array([[1.0, 0.0, -1e-9]]), 0.5)
+    assert np.allclose(s, [1e-5, 2 / np.sqrt(1e-5), 2 / np.sqrt(1e-5)], rtol=1e-6)
+
+
+def test_layers_that_share_an_input_share_smoothquants_scale():
+    one, other = np.array([[1.0, -8.0]]), np.array([[-2.0, 4.0]])
+    together = smoothquant_scale(np.ones(2), np.vstack([one, other]))
+    assert together.tolist() == smoothquant_scale(np.ones(2), np.array([[2.0, 8.0]])).tolist()
+
+
+@given(maxima, st.floats(0, 1))
+def test_awqs_scales_are_finite_positive_and_balanced_around_one(a, ratio):
+    s = awq_scale(a, ratio).astype(np.float64)
+    assert s.shape == a.shape
+    assert (s > 0).all()
+    assert s.max() * s.min() == pytest.approx(1, rel=1e-6)
+
+
+@given(maxima)
+def test_awqs_ratio_zero_is_ones(a):
+    assert awq_scale(a, 0.0).tolist() == [1.0] * len(a)
+
+
+def test_awq_without_channels():
+    assert awq_scale(np.empty(0), 0.5).shape == (0,)
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+@given(seed=st.integers(0, 1000), group=st.sampled_from([0, 8]))
+def test_awq_is_never_worse_than_rounding_to_nearest(bits, seed, group):
+    W, H = layer(seed, kind="dead and loud")
+    spec = QuantizationSpec(bits, symmetric=False, granularity="group" if group else "channel", group_size=group)
+    found = search_awq(W, np.sqrt(np.diagonal(H)), H, spec)
+    nearest = dequantize(quantize(W, spec), group)
+    assert found.error == pytest.approx(output_error(found.reconstruction.astype(np.float64) - W, H), rel=1e-9)
+    assert found.error <= output_error(nearest.astype(np.float64) - W, H)
+
+
+def test_awq_takes_the_best_ratio_and_the_first_of_equals():
+    W, H = layer(3, kind="dead and loud")
+    spec, mean = QuantizationSpec(3, granularity="channel"), np.sqrt(np.diagonal(H))
+    errors = {r: search_awq(W, mean, H, spec, (r,)).error for r in (0.0, 0.5, 0.9)}
+    found = search_awq(W, mean, H, spec, tuple(errors))
+    assert found.ratio == min(errors, key=errors.get)
+    assert search_awq(np.zeros((1, 2)), np.ones(2), np.eye(2), spec).ratio == 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: smoothquant_scale(np.ones(3), np.ones((1, 2))),
+        lambda: smoothquant_scale(np.ones(2), np.ones((1, 2)), 1.1),
+        lambda: smoothquant_scale(np.array([-1.0]), np.ones((1, 1))),
+        lambda: awq_scale(np.ones(2), -0.1),
+        lambda: awq_scale(np.array([np.nan]), 0.5),
+        lambda: search_awq(np.ones((1, 1)), np.ones(1), np.eye(1), QuantizationSpec(), ()),
+    ],
+)
+def test_impossible_arguments_of_scales_are_refused(call):
+    with pytest.raises(InvalidArgument):
+        call()

@@ -1,0 +1,56 @@
+"""Tasks opt-29m and opt-1m-byte: language models, judged by their perplexity on later speeches."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.quality.task import Folders, Metric, Missing, Task, cached, digest
+from onnx_export.demo import CALIBRATION_WINDOWS, EVALUATION_WINDOWS, byte_windows
+from onnx_export.evaluate import evaluate
+
+DATA = Path(__file__).parents[2] / "onnx_export" / "data"
+Tokens = npt.NDArray[np.integer]
+
+
+def prepare_words(folders: Folders) -> Task:
+    """The model of 29.7 million parameters."""
+    if folders.shared is None:
+        raise Missing("needs --shared DIR with models/opt-29m/model.onnx and data/sotu-*.opt-29m.npy")
+    model = folders.shared / "models" / "opt-29m" / "model.onnx"
+    calibration, evaluation = (folders.shared / "data" / f"sotu-{p}.opt-29m.npy" for p in ("calibration", "evaluation"))
+    for path in (model, calibration, evaluation):
+        if not path.is_file():
+            raise Missing(f"needs {path}")
+    windows = np.load(evaluation)
+    return task("opt-29m", "opt-29m", model, calibration, windows, folders)
+
+
+def prepare_bytes(folders: Folders) -> Task:
+    """The bundled model, on the windows of `tansor demo`."""
+    calibration = folders.work / "opt-1m-byte" / "calibration.npy"
+    calibration.parent.mkdir(parents=True, exist_ok=True)
+    np.save(calibration, byte_windows(DATA / "sotu-calibration.txt", CALIBRATION_WINDOWS))
+    windows = byte_windows(DATA / "sotu-evaluation.txt", EVALUATION_WINDOWS)
+    return task("opt-1m-byte", "opt-1m-byte, bundled", DATA / "opt-1m-byte.onnx", calibration, windows, folders)
+
+
+def task(name: str, title: str, model: Path, calibration: Path, windows: Tokens, folders: Folders) -> Task:
+    """A language model and its evaluation windows."""
+
+    def perplexity(path: Path) -> Mapping[str, float]:
+        return {"perplexity": evaluate(path, windows)["perplexity"]}
+
+    count, length = windows.shape
+    return Task(
+        name=name,
+        title=f"{title}: perplexity, {count} windows of {length} tokens",
+        model=model,
+        calibration=calibration,
+        metric=Metric("perplexity", "%"),
+        evaluate=perplexity,
+        baseline=cached(
+            folders.work / name / "baseline.json", digest(model, windows.tobytes()), lambda: perplexity(model)
+        ),
+    )

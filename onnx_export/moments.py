@@ -1,0 +1,204 @@
+"""Second moments of what meets the weights: X^T X over calibration tokens, for error feedback.
+
+Computed inside ONNX Runtime and reduced there, batch by batch; a convolution's X are its patches, which a
+convolution with unit kernels lays out. As many are collected in a run of the samples as fit a fixed budget of memory
+and each is then put on disk, so that what is held at once follows the largest layer, not the model.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from onnx_export.calibration import Batch, batches
+from onnx_export.runtime import open_session, run
+from onnx_export.weights import Constant
+
+BUDGET = 1 << 30  # bytes of sums held at once
+WIDEST = 1 << 14  # inputs of a layer; beyond, a moment is larger than any weight it could help
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a weight's input can be watched."""
+
+    activation: str
+    axis: int  # of its channels: -1, -2, or 1 for a convolution
+    width: int  # inputs that meet a row of the weight
+    patches: tuple[tuple[str, Any], ...] = ()  # attributes of the convolution that reads them
+
+    @property
+    def key(self) -> str:
+        """A name that is the same for the same moment."""
+        return f"{self.activation} {self.axis} {self.width} {self.patches}"
+
+
+def moments_of(model: onnx.ModelProto, constant: Constant) -> tuple[list[Moment], int]:
+    """(what can be watched of a weight's inputs, uses that can not)."""
+    found = []
+    for reader in constant.readers:
+        if reader.activation is None or constant.input_axis is None:
+            continue
+        if reader.row_axis is None:
+            found.append(Moment(reader.activation, reader.activation_axis, constant.array.shape[constant.input_axis]))
+    if constant.row_axis == 0 and constant.array.ndim == 4:
+        width = int(np.prod(constant.array.shape[1:]))
+        for node in model.graph.node:
+            if node.op_type == "Conv" and node.input[1] == constant.name:
+                attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+                if attributes.pop("group", 1) == 1:
+                    attributes["kernel_shape"] = list(constant.array.shape[2:])
+                    settings = tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in attributes.items()))
+                    found.append(Moment(node.input[0], 1, width, settings))
+    found = [m for m in found if m.width <= WIDEST]
+    return found, len(constant.readers) - len(found)
+
+
+def collect_moments(
+    model: onnx.ModelProto, wanted: Iterable[Moment], samples: Batch, folder: Path, tell: Callable[[int, int], None]
+) -> dict[Moment, Path]:
+    """Run a model on samples and leave ``X^T X / tokens`` of every moment in a folder.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    wanted : iterable of Moment
+    samples : mapping
+        Made by `onnx_export.calibration.check_samples`.
+    folder : Path
+        Gets a ``.npy`` file, float32 (width, width), for each moment; one that is there already is kept.
+    tell : callable
+        Told (batches done, batches).
+
+    Returns
+    -------
+    dict
+        Moment -> its file. A moment that became NaN or infinite is left out.
+
+    Raises
+    ------
+    ExportError
+        ONNX Runtime is missing or cannot run the model.
+    """
+    names = {m: folder / f"moment-{i}.npy" for i, m in enumerate(sorted(set(wanted), key=lambda m: m.key))}
+    todo = [m for m in names if not names[m].exists()]
+    groups = list(within_budget(todo))
+    for index, group in enumerate(groups):
+        sums = run_group(model, group, samples, lambda i, n, g=index: tell(g * n + i, len(groups) * n))  # type: ignore[misc]
+        for moment, value in sums.items():
+            save_whole(names[moment], value)
+    return {m: path for m, path in names.items() if np.isfinite(np.load(path, mmap_mode="r")[0]).all()}
+
+
+def within_budget(moments: Sequence[Moment]) -> Iterator[list[Moment]]:
+    """Cut a row of moments where their sums would exceed the budget."""
+    group: list[Moment] = []
+    size = 0
+    for moment in moments:
+        if group and size + 8 * moment.width**2 > BUDGET:
+            yield group
+            group, size = [], 0
+        group.append(moment)
+        size += 8 * moment.width**2
+    if group:
+        yield group
+
+
+def run_group(
+    model: onnx.ModelProto, group: Sequence[Moment], samples: Batch, tell: Callable[[int, int], None]
+) -> dict[Moment, npt.NDArray[np.float32]]:
+    """The moments of a group, from one run of the samples."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    outputs = [add_moment(watched, i, m) for i, m in enumerate(group)]
+    session = open_session(watched)
+    sums = [np.zeros((m.width, m.width)) for m in group]
+    tokens = np.zeros(len(group))
+    todo = list(batches(session, samples))
+    for done, feeds in enumerate(todo):
+        tell(done, len(todo))
+        results = run(session, [name for pair in outputs for name in pair], feeds)
+        for k in range(len(group)):
+            sums[k] += results[2 * k]
+            tokens[k] += results[2 * k + 1].reshape(-1)[0]
+    tell(len(todo), len(todo))
+    return {m: (s / max(t, 1)).astype(np.float32) for m, s, t in zip(group, sums, tokens, strict=True)}
+
+
+def add_moment(model: onnx.ModelProto, index: int, moment: Moment) -> tuple[str, str]:
+    """Add outputs for X^T X and the number of tokens; return their names."""
+    graph, prefix = model.graph, f"tansor_moment_{index}"
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+
+    def constant(name: str, values: npt.NDArray[Any]) -> str:
+        graph.initializer.append(numpy_helper.from_array(values, f"{prefix}_{name}"))
+        return f"{prefix}_{name}"
+
+    def node(op: str, inputs: list[str], name: str, **attributes: Any) -> str:
+        graph.node.append(helper.make_node(op, inputs, [f"{prefix}_{name}"], **attributes))
+        return f"{prefix}_{name}"
+
+    x = node("Cast", [moment.activation], "f", to=onnx.TensorProto.FLOAT)
+    if moment.patches:
+        settings = dict(moment.patches)
+        taps = int(np.prod(settings["kernel_shape"]))
+        channels = moment.width // taps
+        unit = np.tile(np.eye(taps, dtype=np.float32), (channels, 1)).reshape(-1, 1, *settings["kernel_shape"])
+        x = node("Conv", [x, constant("unit", unit)], "patches", group=channels, **settings)
+    if moment.axis == 1:  # (n, width, positions)
+        x = node("Reshape", [x, constant("shape", np.array([0, moment.width, -1]))], "x")
+        rows = node("Transpose", [x], "rows", perm=[0, 2, 1])
+        each = node("MatMul", [x, rows], "each")
+        axes = constant("axes", np.array([0]))
+        extra: dict[str, Any] = {"keepdims": 0} | ({} if opset >= 13 else {"axes": [0]})
+        total = node("ReduceSum", [each, axes] if opset >= 13 else [each], "total", **extra)
+    else:
+        shape = [-1, moment.width] if moment.axis == -1 else [moment.width, -1]
+        x = node("Reshape", [x, constant("shape", np.array(shape))], "x")
+        other = node("Transpose", [x], "other", perm=[1, 0])
+        total = node("MatMul", [other, x] if moment.axis == -1 else [x, other], "total")
+    size = node("Size", [x], "size")
+    tokens = node("Div", [size, constant("width", np.array(moment.width))], "tokens")
+    graph.output.append(helper.make_tensor_value_info(total, onnx.TensorProto.FLOAT, [moment.width] * 2))
+    graph.output.append(helper.make_tensor_value_info(tokens, onnx.TensorProto.INT64, []))
+    return total, tokens
+
+
+def load_hessian(
+    moments: Mapping[Moment, Path], wanted: Sequence[Moment], unwatched: int
+) -> npt.NDArray[np.float64] | None:
+    """The H of a weight that several uses meet: each counts alike, one that cannot be watched as the identity.
+
+    Returns
+    -------
+    float64, shape (width, width)
+        Each use's diagonal has the mean 1. None if no use is known.
+    """
+    known = [moments[m] for m in wanted if m in moments]
+    if not known:
+        return None
+    lost = unwatched + len(wanted) - len(known)
+    total = lost * np.eye(wanted[0].width)
+    for path in known:
+        total += normalized(np.load(path))
+    return total
+
+
+def normalized(moment: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """A moment whose diagonal has the mean 1."""
+    mean = float(np.mean(np.diagonal(moment), dtype=np.float64))
+    return moment.astype(np.float64) / mean if mean > 0 else np.eye(len(moment))
+
+
+def save_whole(path: Path, array: npt.NDArray[Any]) -> None:
+    """Save under a temporary name, and rename when it is whole."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.save(file, array)
+    part.replace(path)

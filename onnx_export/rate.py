@@ -1,0 +1,439 @@
+"""The rate recipe on a graph: measure what each weight's error costs at the outputs, then spend bits where they pay.
+
+1. second moments of the layers' inputs, on calibration samples (`onnx_export.moments`);
+2. every weight is quantized once, at about three bits, with error feedback, and the model run with this
+   weight alone replaced: its gain (`onnx_export.sensitivity`);
+3. steps for all weights at once, from their curves and gains (`refimpl.allocation`);
+4. all weights quantized with these steps and coded; what that took and what it cost corrects the plan.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from codec.kernels import histogram
+from codec.tensor import StoredTensor, load
+from onnx_export.calibration import Batch
+from onnx_export.calls import Call, write_call
+from onnx_export.moments import Moment, collect_moments, load_hessian, moments_of, save_whole
+from onnx_export.parallel import on_layers
+from onnx_export.progress import Progress
+from onnx_export.sensitivity import Probe
+from onnx_export.tensors import Options, Tensor, check_finite, describe, store_matrix, with_container_bytes
+from onnx_export.ties import Tie
+from onnx_export.weights import Constant, from_matrix, from_rows, to_matrix, to_rows
+from refimpl.allocation import Demand, Share, allocate_bits, allocate_error, bend
+from refimpl.errors import InvalidArgument
+from refimpl.hessian import inverse_factor
+from refimpl.metrics import sqnr_db
+from refimpl.numerics import check_weight
+from refimpl.rate import RateCurve, quantize_rate, rate_curve, stored_step
+from refimpl.search import truncate_mantissa
+from refimpl.symbols import to_symbols
+
+TRIAL_BITS = 3.0  # coarse enough to be seen at the outputs, fine enough for errors to add up
+FAINTEST = 2.0**-5  # smallest gain over the typical one: samples may just not have shown what a weight is for
+TRIES = 6  # of a plan
+FAR = 0.75  # of log2(step): a gain is not trusted farther from where it was measured
+CLOSE_BITS = 0.003  # of the target: near enough
+CLOSE_LOSS = 0.93  # of the loss allowed: worth no further try
+Array = npt.NDArray[Any]
+Matrix = npt.NDArray[np.float64]
+Result = tuple[StoredTensor, Call | None, Tensor]
+Judge = Callable[[Mapping[str, Array]], float]  # weights -> their loss, as a share of the loss allowed
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weight as a matrix whose rows meet the input, and what is known of that input."""
+
+    constant: Constant
+    moments: tuple[Moment, ...]
+    unwatched: int  # uses of which nothing is known
+    by_row: bool = False  # each row has a scale, its rms; else they share the step
+
+    @property
+    def key(self) -> str:
+        """A file name of its own."""
+        return f"{hashlib.sha256(self.constant.name.encode()).hexdigest()[:16]}{'-rows' if self.by_row else ''}"
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether it is a kernel, whose output channels make the rows."""
+        return self.constant.row_axis is not None
+
+    @property
+    def axis(self) -> int:
+        """Axis of the weight that makes the rows of a kernel, or the columns of any other matrix."""
+        axis = self.constant.input_axis if self.constant.row_axis is None else self.constant.row_axis
+        assert axis is not None, "tensors without input channels are skipped"
+        return axis
+
+    def matrix(self) -> npt.NDArray[np.float32]:
+        """The weight, (out, in)."""
+        fold = to_rows if self.in_rows else to_matrix
+        return check_weight(fold(self.constant.array, self.axis))
+
+    def row_scale(self) -> npt.NDArray[np.float32]:
+        """(out, 1) scales of the rows, ones if they share the step."""
+        rows = self.matrix()
+        if not self.by_row:
+            return np.ones((len(rows), 1), np.float32)
+        rms = np.sqrt(np.mean(np.square(rows, dtype=np.float64), axis=1, keepdims=True)).astype(np.float32)
+        return np.where(rms > 0, truncate_mantissa(rms), np.float32(1))
+
+    def values(self, codes: npt.NDArray[np.int8], step: np.float32) -> Array:
+        """What a decoder sees of these codes, in the weight's own layout and type."""
+        unfold = from_rows if self.in_rows else from_matrix
+        rows = codes.astype(np.float32) * (step * self.row_scale())
+        return unfold(rows.astype(self.constant.array.dtype), self.constant.array.shape, self.axis)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A weight quantized once, to learn what its bits buy."""
+
+    layer: Layer
+    curve: RateCurve
+    point: int  # of the curve
+    stored_bits: int
+
+    @property
+    def step(self) -> np.float32:
+        """Its step."""
+        return stored_step(float(self.curve.step[self.point]))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The weights, what each wants, and how to quantize them."""
+
+    layers: tuple[Layer, ...]
+    demands: tuple[Demand, ...]  # by what was measured so far
+    points: tuple[tuple[tuple[float, float], ...], ...]  # of each weight: (step, error at the outputs) as measured
+    moments: Mapping[Moment, Path]
+    probe: Probe
+    folder: Path
+    options: Options
+    tell: Progress
+
+
+def compress_by_rate(
+    model: onnx.ModelProto,
+    constants: Sequence[Constant],
+    ties: Mapping[str, Tie],
+    samples: Batch,
+    feeds: Iterable[Batch],
+    bits: float | None,
+    judge: Judge | None,
+    options: Options,
+    folder: Path,
+    tell: Progress,
+) -> tuple[dict[str, Result], float]:
+    """Compress the float weights of a graph.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    constants : sequence of Constant
+        Float weights whose input channels are known.
+    ties : mapping
+        Tied weight -> what it equals.
+    samples : mapping
+        Calibration samples.
+    feeds : iterable of mapping
+        Batches of samples on which outputs are compared.
+    bits : float, optional
+        Bits that all these weights together may take. Without it the loss decides.
+    judge : callable, optional
+        Loss of the weights as a share of the loss allowed; default by the error at the outputs.
+    options : Options
+        Whose recipe has rate settings.
+    folder : Path
+        For moments, codes and gains. What is there already is not computed again.
+    tell : callable
+
+    Returns
+    -------
+    results : dict
+        By name of the weight.
+    error : float
+        Noise over signal at the outputs.
+
+    Raises
+    ------
+    InvalidArgument
+        NaN or infinite weights, or fewer bits than the weights take with all codes zero.
+    ExportError
+        ONNX Runtime cannot run the model.
+    """
+    settings = options.recipe.rate
+    assert settings is not None, "a recipe with rate settings"
+    layers = [make_layer(model, c) for c in constants]
+    wanted = [m for layer in layers for m in layer.moments]
+    moments = collect_moments(model, wanted, samples, folder, lambda i, n: tell("calibrate", i, n))
+    attempts = [v for layer in layers for v in variants(layer)]
+    jobs, scheduler = options.jobs, options.scheduler
+    trials = list(
+        on_layers(
+            partial(attempt, moments=moments, folder=folder, options=options), attempts, jobs, scheduler, tell, "try"
+        )
+    )
+    probe = Probe(model, constants, ties, feeds)
+    pairs = []
+    for i, trial in enumerate(trials):
+        pairs.append((trial, demand(trial, probe, folder)))
+        tell("probe", i + 1, len(trials))
+    plan = make_plan(cheapest_variants(pairs), moments, probe, folder, options, tell)
+    if bits is not None:
+        results = meet_bits(plan, bits)
+    else:
+        allowed = 10.0 ** (-settings.output_sqnr_db / 10)
+        results = meet_loss(plan, allowed, judge or (lambda weights: (probe.error(weights) or 0.0) / allowed))
+    return results, probe.error(decoded(results)) or 0.0
+
+
+def make_layer(model: onnx.ModelProto, constant: Constant) -> Layer:
+    """A weight and where its inputs can be watched."""
+    moments, unwatched = moments_of(model, constant)
+    return Layer(constant, tuple(moments), unwatched)
+
+
+def variants(layer: Layer) -> list[Layer]:
+    """The ways to quantize a layer that are tried.
+
+    A kernel's output channels are often normalized one by one: whether each wants a scale of its own, the outputs say.
+    """
+    return [layer, replace(layer, by_row=True)] if layer.in_rows else [layer]
+
+
+def factor_of(layer: Layer, moments: Mapping[Moment, Path]) -> Matrix | None:
+    """The factor that error feedback needs, None if nothing is known of the layer's input."""
+    hessian = load_hessian(moments, layer.moments, layer.unwatched)
+    return None if hessian is None else inverse_factor(hessian)
+
+
+def attempt(layer: Layer, moments: Mapping[Moment, Path], folder: Path, options: Options) -> Trial:
+    """Quantize a layer at about `TRIAL_BITS`."""
+    try:
+        curve = rate_curve(layer.matrix() / layer.row_scale())
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{layer.constant.name}: {error}") from None
+    point = int(np.argmin(np.abs(curve.bits - TRIAL_BITS)))
+    step = stored_step(float(curve.step[point]))
+    stored = store(layer, quantize(layer, step, moments, folder, options), step, options)
+    return Trial(layer, curve, point, 8 * write_call(layer.constant.name, stored).stored_bytes)
+
+
+def quantize(
+    layer: Layer, step: np.float32, moments: Mapping[Moment, Path], folder: Path, options: Options
+) -> npt.NDArray[np.int8]:
+    """Codes of a layer, kept in the folder."""
+    path = folder / f"{layer.key}-{float(step).hex()}.npy"
+    if path.exists():
+        return np.load(path)
+    settings = options.recipe.rate
+    assert settings is not None, "a recipe with rate settings"
+    codes = quantize_rate(layer.matrix() / layer.row_scale(), factor_of(layer, moments), float(step), settings.price)
+    save_whole(path, codes)
+    return codes
+
+
+def measure(layer: Layer, step: np.float32, values: Array, probe: Probe, folder: Path) -> float:
+    """Error at the outputs with a layer's values replaced by these, kept in the folder."""
+    path = folder / f"{layer.key}-{float(step).hex()}-error.npy"
+    if path.exists():
+        return float(np.load(path))
+    error = probe.error({layer.constant.name: values}) or 0.0
+    save_whole(path, np.array(error))
+    return error
+
+
+def demand(trial: Trial, probe: Probe, folder: Path) -> Demand:
+    """What a weight wants: its curve, and its gain as the probe measures it."""
+    layer, curve, point = trial.layer, trial.curve, trial.point
+    weights = layer.constant.array.size
+    codes = np.load(folder / f"{layer.key}-{float(trial.step).hex()}.npy")
+    error = measure(layer, trial.step, layer.values(codes, trial.step), probe, folder)
+    gain = error / curve.error[point] if curve.error[point] > 0 else 0.0
+    return Demand(curve, weights, gain, trial.stored_bits - float(weights * curve.bits[point]))
+
+
+def cheapest_variants(pairs: Sequence[tuple[Trial, Demand]]) -> list[tuple[Trial, Demand]]:
+    """Of the variants of each weight, the one with the least error for its bits."""
+    best: dict[str, tuple[float, Trial, Demand]] = {}
+    for trial, wants in pairs:
+        error = float(wants.gain * wants.curve.error[trial.point])
+        rank = error * 4.0 ** (trial.stored_bits / wants.weights)  # a bit more is a quarter of the error
+        name = trial.layer.constant.name
+        if name not in best or rank < best[name][0]:
+            best[name] = (rank, trial, wants)
+    return [(trial, wants) for _, trial, wants in best.values()]
+
+
+def make_plan(
+    chosen: Sequence[tuple[Trial, Demand]],
+    moments: Mapping[Moment, Path],
+    probe: Probe,
+    folder: Path,
+    options: Options,
+    tell: Progress,
+) -> Plan:
+    """The plan that the trials give."""
+    demands = raise_faint([wants for _, wants in chosen])
+    points = tuple(
+        ((float(t.step), float(d.gain * d.curve.error[t.point])),) for (t, _), d in zip(chosen, demands, strict=True)
+    )
+    return Plan(tuple(t.layer for t, _ in chosen), demands, points, moments, probe, folder, options, tell)
+
+
+def raise_faint(demands: Sequence[Demand]) -> tuple[Demand, ...]:
+    """Demands with no gain far below the typical one, per weight and relative to the weight's own variance."""
+    relative = np.array([d.gain * d.curve.error[-1] / d.weights for d in demands])
+    sizes = np.array([d.weights for d in demands], np.float64)
+    heard = relative > 0
+    if not heard.any():
+        return tuple(demands)
+    typical = np.exp(np.average(np.log(relative[heard]), weights=sizes[heard]))
+    least = FAINTEST * typical
+    return tuple(
+        replace(d, gain=least * d.weights / d.curve.error[-1]) if r < least and d.curve.error[-1] > 0 else d
+        for d, r in zip(demands, relative, strict=True)
+    )
+
+
+def meet_bits(plan: Plan, bits: float) -> dict[str, Result]:
+    """Spend a number of bits, overheads included."""
+    results: dict[str, Result] = {}
+    for _ in range(TRIES):
+        results, plan, settled = carry_out(plan, allocate_bits(plan.demands, bits), results)
+        if settled and abs(stored_bits(results) / bits - 1) < CLOSE_BITS:
+            break
+    if (took := stored_bits(results)) > (1 + 10 * CLOSE_BITS) * bits:
+        raise InvalidArgument(f"the weights take {took / 8:,.0f} bytes at the coarsest, more than the target allows")
+    return results
+
+
+def meet_loss(plan: Plan, allowed: float, judge: Judge) -> dict[str, Result]:
+    """Spend as few bits as a loss allows.
+
+    The loss grows about in proportion to the planned error; each try corrects the plan by what was measured.
+    """
+    results: dict[str, Result] = {}
+    best: tuple[tuple[bool, float], dict[str, Result]] | None = None
+    aim, seen = allowed, {}
+    for _ in range(TRIES):
+        results, plan, settled = carry_out(plan, allocate_error(plan.demands, aim), results)
+        loss = judge(decoded(results))
+        rank = (loss > 1, loss if loss > 1 else float(stored_bits(results)))
+        if best is None or rank < best[0]:
+            best = (rank, results)
+        if settled:
+            if CLOSE_LOSS <= loss <= 1:
+                break
+            seen[aim] = loss
+            aim = next_aim(seen)
+    assert best is not None, "at least one try"
+    return best[1]
+
+
+def next_aim(seen: Mapping[float, float]) -> float:
+    """The error to plan for next, from (planned error, measured loss as a share of the allowed) so far.
+
+    Between tries on both sides the loss is taken as a power of the error, else as proportional to it.
+
+    Examples
+    --------
+    >>> round(next_aim({1.0: 2.0}), 3), round(next_aim({1.0: 2.0, 0.25: 0.5}), 3)
+    (0.483, 0.483)
+    """
+    goal = (1 + CLOSE_LOSS) / 2
+    over = min((a for a in seen if seen[a] > 1), default=None)
+    under = max((a for a in seen if seen[a] <= 1), default=None)
+    if over is not None and under is not None and under < over and seen[under] > 0:
+        power = np.log(seen[over] / seen[under]) / np.log(over / under)
+        return float(under * (goal / seen[under]) ** (1 / max(power, 0.25)))
+    last, loss = list(seen.items())[-1]
+    return float(last * np.clip(goal / max(loss, 1e-3), 1 / 16, 16))
+
+
+def carry_out(
+    plan: Plan, shares: Sequence[Share], results: Mapping[str, Result]
+) -> tuple[dict[str, Result], Plan, bool]:
+    """(results with these shares, the plan corrected by them, whether the errors are as planned).
+
+    What has its step already is kept. The overheads are corrected by what coding took. A weight whose step is far
+    from all at which it was measured is measured again.
+    """
+    todo = [
+        (layer, stored_step(share.step))
+        for layer, share in zip(plan.layers, shares, strict=True)
+        if not_yet(results.get(layer.constant.name), layer, stored_step(share.step))
+    ]
+
+    one = partial(finish, moments=plan.moments, folder=plan.folder, options=plan.options)
+    updated = dict(results) | dict(
+        on_layers(one, todo, plan.options.jobs, plan.options.scheduler, plan.tell, "compress")
+    )
+    demands, points = list(plan.demands), list(plan.points)
+    for i, (layer, share) in enumerate(zip(plan.layers, shares, strict=True)):
+        stored, _, line = updated[layer.constant.name]
+        demands[i] = replace(demands[i], overhead=demands[i].overhead + 8 * line.stored_bytes - share.bits)
+        if all(abs(np.log2(share.step / step)) > FAR for step, _ in points[i]):
+            error = measure(layer, stored_step(share.step), load(stored), plan.probe, plan.folder)
+            points[i] = (*points[i], (share.step, max(error, share.error / 16)))  # not all luck is trusted
+            demands[i] = bend(demands[i], points[i])
+    corrected = replace(plan, demands=tuple(demands), points=tuple(points))
+    return updated, corrected, corrected.points == plan.points
+
+
+def not_yet(result: Result | None, layer: Layer, step: np.float32) -> bool:
+    """Whether a layer has not been quantized with this step."""
+    return result is None or result[0].scale is None or result[0].scale.flat[0] != (step * layer.row_scale()).flat[0]
+
+
+def finish(
+    item: tuple[Layer, np.float32], moments: Mapping[Moment, Path], folder: Path, options: Options
+) -> tuple[str, Result]:
+    """(name, result) of a layer with its step: quantized and coded."""
+    layer, step = item
+    matrix = layer.matrix()
+    codes = quantize(layer, step, moments, folder, options)
+    reconstruction = codes.astype(np.float32) * (step * layer.row_scale())
+    name, array = layer.constant.name, layer.constant.array
+    check_finite(name, array, reconstruction)
+    stored = store(layer, codes, step, options)
+    call = write_call(name, stored)
+    symbols, zero = to_symbols(codes)
+    sqnr = sqnr_db(matrix, reconstruction)
+    line = replace(
+        with_container_bytes(describe(name, array, stored, histogram(symbols), zero), call.stored_bytes),
+        recipe=options.recipe.name,
+        sqnr_db=sqnr if np.isfinite(sqnr) else None,
+        statistics="calibrated" if any(m in moments for m in layer.moments) else "unknown",
+    )
+    return name, (stored, call if line.stored_bytes < line.original_bytes else None, line)
+
+
+def store(layer: Layer, codes: npt.NDArray[np.int8], step: np.float32, options: Options) -> StoredTensor:
+    """Code the codes of a layer."""
+    symbols, zero = to_symbols(codes)
+    scale = step * (layer.row_scale() if layer.by_row else np.ones(1, np.float32))
+    return store_matrix(layer.constant.array, symbols, zero, scale, layer.axis, layer.in_rows, options)
+
+
+def stored_bits(results: Mapping[str, Result]) -> int:
+    """Bits of all results."""
+    return 8 * sum(line.stored_bytes for _, _, line in results.values())
+
+
+def decoded(results: Mapping[str, Result]) -> dict[str, Array]:
+    """The weights that a decoder sees."""
+    return {name: load(stored) for name, (stored, _, _) in results.items()}

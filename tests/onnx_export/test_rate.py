@@ -1,0 +1,188 @@
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx_export_models import NETS, OPT, feeds_for, net, normal, outputs_of, save, session
+from strategies import rng
+
+from onnx_export.cli import main
+from onnx_export.compress import compress
+from onnx_export.probe import output_sqnr
+from onnx_export.rate import TRIES, next_aim
+from onnx_export.verify import verify
+from refimpl.errors import InvalidArgument
+
+TOKENS = rng(0).integers(32, 127, (8, 64)).astype(np.int64)
+
+
+def samples_of(name, model):
+    if name == "left":
+        return rng(0).standard_normal((32, 30)).astype(np.float32)
+    return feeds_for(session(model), size=24)
+
+
+@pytest.mark.parametrize("name", [n for n in NETS if n not in ("opset 9", "left")])
+def test_every_kind_of_weight_runs_after_it(tmp_path, name):
+    model = NETS[name]()
+    source, small = save(model, tmp_path / "m.onnx"), tmp_path / "small.onnx"
+    feeds = samples_of(name, model)
+    if name == "lstm":
+        feeds = {"x": rng(0).standard_normal((24, 2, 16)).astype(np.float32)}
+    report = compress(source, small, recipe="rate", calibration=feeds)
+    verify(small, source)
+    before, after = outputs_of(source, feeds), outputs_of(small, feeds)
+    if report["tensors"] and before[0].dtype.kind == "f" and np.ptp(before[0]):
+        assert output_sqnr([b.astype(np.float64) for b in before], after) > 22
+
+
+@pytest.mark.parametrize("bits", [3.0, 5.0])
+def test_target_bits_are_met_over_the_whole_model(tmp_path, bits):
+    report = compress(OPT, tmp_path / "small.onnx", recipe="rate", target_bits=bits, calibration=TOKENS)
+    assert report["weights"]["bits_per_weight"] == pytest.approx(bits, rel=0.01)
+    assert report["weights"]["bits_per_weight"] == 8 * report["weights"]["stored_bytes"] / report["weights"]["count"]
+    verify(tmp_path / "small.onnx", OPT)
+
+
+def test_more_jobs_write_the_same_bytes(tmp_path):
+    for jobs in (1, 3):
+        compress(OPT, tmp_path / f"{jobs}.onnx", recipe="rate", target_bits=4, calibration=TOKENS, jobs=jobs)
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "3.onnx").read_bytes()
+
+
+def test_a_weight_that_matters_more_gets_more_bits(tmp_path):
+    graph = "(float[n, 64] x) => (float[n, 64] y) { a = MatMul(x, w) b = MatMul(x, v) c = Mul(b, k) y = Add(a, c) }"
+    model = net(graph, w=normal(64, 64), v=normal(64, 64, seed=1), k=np.float32(0.1))
+    samples = rng(0).standard_normal((40, 64)).astype(np.float32)
+    report = compress(save(model, tmp_path / "m.onnx"), tmp_path / "s.onnx", recipe="rate", calibration=samples)
+    entropy = {t["name"]: t["entropy_bits_per_weight"] for t in report["tensors"]}
+    assert entropy["w"] - entropy["v"] == pytest.approx(np.log2(10), abs=0.8)
+
+
+def test_a_loss_is_met_from_below(tmp_path):
+    report = compress(
+        OPT, tmp_path / "small.onnx", recipe="rate", max_loss=3.0, tokens=TOKENS[:4], calibration=TOKENS[4:]
+    )
+    from onnx_export.evaluate import evaluate
+
+    measured = evaluate(tmp_path / "small.onnx", TOKENS[:4], baseline=OPT)
+    assert measured["loss_percent"] <= 3.05
+    assert report["weights"]["bits_per_weight"] < 8
+
+
+def test_already_quantized_weights_keep_their_values(tmp_path):
+    graph = """(float[n, 64] x) => (float[n, 32] y) {
+        d = DequantizeLinear(q, s, z) h = MatMul(x, d) r = Relu(h) y = MatMul(r, w) }"""
+    q = rng(0).normal(0, 9, (64, 32)).round().astype(np.int8)
+    model = net(graph, q=q, s=np.float32(0.01), z=np.int8(0), w=normal(32, 32))
+    source = save(model, tmp_path / "m.onnx")
+    samples = rng(0).standard_normal((40, 64)).astype(np.float32)
+    report = compress(source, tmp_path / "s.onnx", recipe="rate", calibration=samples)
+    assert {t["name"]: t["recipe"] for t in report["tensors"]}["q"] == "lossless"
+    assert verify(tmp_path / "s.onnx", source)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "--calibration"),
+        ({"calibration": TOKENS, "target_bits": 0}, "target_bits"),
+        ({"calibration": TOKENS, "target_bits": 17}, "target_bits"),
+        ({"calibration": TOKENS, "target_bits": 0.05}, "raise --target-bits"),
+        ({"calibration": TOKENS, "target_bits": 3, "max_loss": 1, "tokens": TOKENS}, "one of them"),
+        ({"calibration": TOKENS, "max_loss": 1}, "--tokens"),
+        ({"calibration": TOKENS, "tokens": TOKENS}, "--max-loss"),
+        ({"calibration": TOKENS, "max_loss": -1, "tokens": TOKENS}, "max_loss"),
+        ({"calibration": TOKENS, "sparsity": 0.5}, "--sparsity"),
+        ({"calibration": TOKENS, "recipe": "double", "target_bits": 3}, "for rate"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_written(tmp_path, given, says):
+    with pytest.raises(InvalidArgument, match=says):
+        compress(OPT, tmp_path / "small.onnx", **{"recipe": "rate", **given})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_reaches_it(tmp_path, capsys):
+    np.save(tmp_path / "t.npy", TOKENS)
+    out = tmp_path / "small.onnx"
+    arguments = ["compress", str(OPT), "-o", str(out), "--recipe", "rate", "--target-bits", "4.5", "--json"]
+    assert main([*arguments, "--calibration", str(tmp_path / "t.npy")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["recipe"] == "rate"
+    assert any("dB on calibration samples" in note for note in report["notes"])
+    assert onnx.load(out).metadata_props
+
+
+def test_the_next_aim_closes_in():
+    loss = lambda aim: 0.7 * aim**1.3  # noqa: E731
+    seen = {}
+    aim = 16.0
+    for _ in range(TRIES):
+        seen[aim] = loss(aim)
+        if 0.93 <= seen[aim] <= 1:
+            break
+        aim = next_aim(seen)
+    assert 0.93 <= seen[aim] <= 1
+
+
+def test_an_interrupted_run_goes_on_from_what_is_finished(tmp_path, monkeypatch):
+    from onnx_export import moments, rate
+
+    given = {"recipe": "rate", "target_bits": 4, "calibration": TOKENS}
+    compress(OPT, tmp_path / "whole.onnx", **given)
+    real, left = rate.quantize_rate, iter(range(40))
+
+    def interrupted(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(rate, "quantize_rate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compress(OPT, tmp_path / "resumed.onnx", work=tmp_path / "work", jobs=1, **given)
+    assert not (tmp_path / "resumed.onnx").exists()
+    calls = []
+    monkeypatch.setattr(rate, "quantize_rate", lambda *a: calls.append(1) or real(*a))
+    monkeypatch.setattr(moments, "run_group", None)  # the moments are there
+    compress(OPT, tmp_path / "resumed.onnx", work=tmp_path / "work", **given)
+    first = len(calls)
+    assert (tmp_path / "resumed.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+    compress(OPT, tmp_path / "again.onnx", work=tmp_path / "work", **given)
+    assert len(calls) == first > 0
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+
+
+def test_another_model_shares_no_work(tmp_path):
+    given = {"recipe": "rate", "calibration": rng(0).standard_normal((30, 64)).astype(np.float32)}
+    graph = "(float[n, 64] x) => (float[n, 32] y) { y = MatMul(x, w) }"
+    for seed in (1, 2):
+        source = save(net(graph, w=normal(64, 32, seed=seed)), tmp_path / f"{seed}.onnx")
+        compress(source, tmp_path / f"plain-{seed}.onnx", **given)
+        compress(source, tmp_path / f"work-{seed}.onnx", work=tmp_path / "work", **given)
+        assert (tmp_path / f"plain-{seed}.onnx").read_bytes() == (tmp_path / f"work-{seed}.onnx").read_bytes()
+    assert len(list((tmp_path / "work").iterdir())) == 2
+
+
+@pytest.mark.parametrize("recipe", ["rate", "aggressive"])
+def test_a_cluster_of_processes_writes_the_same_bytes(tmp_path, recipe):
+    distributed = pytest.importorskip("distributed")
+    given = {"recipe": recipe, "calibration": TOKENS}
+    compress(OPT, tmp_path / "here.onnx", **given)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        compress(OPT, tmp_path / "there.onnx", work=tmp_path / "w", scheduler=cluster.scheduler_address, **given)
+    assert (tmp_path / "here.onnx").read_bytes() == (tmp_path / "there.onnx").read_bytes()
+
+
+def test_a_cluster_that_is_not_there_is_one_clear_error(tmp_path):
+    given = {"recipe": "rate", "calibration": TOKENS, "scheduler": "tcp://127.0.0.1:9"}
+    with pytest.raises(InvalidArgument, match="--work"):
+        compress(OPT, tmp_path / "s.onnx", **given)
+    with pytest.raises(InvalidArgument, match="for rate and aggressive"):
+        compress(OPT, tmp_path / "s.onnx", **{**given, "recipe": "double"}, work=tmp_path / "w")
+    pytest.importorskip("distributed")
+    with pytest.raises(InvalidArgument, match="no Dask scheduler answers"):
+        compress(OPT, tmp_path / "s.onnx", **given, work=tmp_path / "w")
+    assert not (tmp_path / "s.onnx").exists()

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refimpl.allocation import Demand, allocate_bits, allocate_error
+from refimpl.errors import InvalidArgument
+from refimpl.rate import rate_curve
+
+GAUSSIAN = rate_curve(np.random.default_rng(0).normal(size=(256, 64)))
+LAPLACE = rate_curve(np.random.default_rng(1).laplace(size=(256, 64)))
+demands = st.lists(
+    st.builds(
+        Demand,
+        curve=st.sampled_from([GAUSSIAN, LAPLACE]),
+        weights=st.integers(1000, 10**6),
+        gain=st.floats(0.1, 10),
+        overhead=st.floats(0, 1000),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(demands, st.floats(2.0, 5.0))
+def test_bits_are_spent_and_not_exceeded(wanted, bits):
+    target = bits * sum(d.weights for d in wanted) + sum(d.overhead for d in wanted)
+    took = sum(s.bits for s in allocate_bits(wanted, target))
+    assert took <= target
+    assert took > 0.97 * target or took + max(d.weights for d in wanted) * 0.05 > target
+
+
+@given(demands, st.floats(1.5, 4.0), st.integers(0, 5), st.integers(0, 5), st.floats(0.05, 0.5))
+def test_no_bits_can_be_moved_with_profit(wanted, bits, giver, taker, amount):
+    giver, taker = giver % len(wanted), taker % len(wanted)
+    shares = allocate_bits(wanted, bits * sum(d.weights for d in wanted))
+    if giver == taker or min(shares[giver].bits, shares[taker].bits) <= 0.3 * wanted[giver].weights:
+        return
+
+    def error_with(i, more):  # of tensor i if its entropy changed by so many bits
+        curve, d = wanted[i].curve, wanted[i]
+        per_weight = (shares[i].bits - d.overhead + more) / d.weights
+        return d.gain * 2 ** np.interp(-per_weight, -curve.bits, np.log2(curve.error))
+
+    moved = amount * min(wanted[giver].weights, wanted[taker].weights)
+    if (shares[giver].bits - wanted[giver].overhead - moved) / wanted[giver].weights < 0.3:
+        return
+    before = error_with(giver, 0) + error_with(taker, 0)
+    after = error_with(giver, -moved) + error_with(taker, moved)
+    assert after > 0.995 * before
+
+
+@given(demands, st.floats(1e-3, 1e-1))
+def test_an_error_is_met_from_below(wanted, share):
+    largest = sum(d.gain * d.curve.error[-1] for d in wanted)
+    target = share * largest
+    assert sum(s.error for s in allocate_error(wanted, target)) <= target
+
+
+def test_four_times_the_gain_is_worth_a_bit():
+    few, many = allocate_bits([Demand(GAUSSIAN, 1000, 1.0), Demand(GAUSSIAN, 1000, 4.0)], 7000)
+    assert many.bits - few.bits == pytest.approx(1000, rel=0.06)
+    assert few.step == pytest.approx(2 * many.step, rel=0.05)
+
+
+def test_bits_go_where_weights_are_few():
+    small, large = allocate_bits([Demand(GAUSSIAN, 1000, 1.0), Demand(GAUSSIAN, 16000, 1.0)], 3 * 17000)
+    assert small.bits / 1000 - large.bits / 16000 == pytest.approx(2, rel=0.06)
+
+
+@pytest.mark.parametrize("target", [0, -1, np.nan])
+def test_targets_must_be_positive(target):
+    with pytest.raises(InvalidArgument):
+        allocate_bits([Demand(GAUSSIAN, 10, 1.0)], target)
+    with pytest.raises(InvalidArgument):
+        allocate_error([Demand(GAUSSIAN, 10, 1.0)], target)
