@@ -41,8 +41,9 @@ from refimpl.symbols import to_symbols
 TRIAL_BITS = 3.0  # coarse enough to be seen at the outputs, fine enough for errors to add up
 FAINTEST = 2.0**-5  # smallest gain over the typical one: samples may just not have shown what a weight is for
 TRIES = 6  # of a plan
+NEAR = 0.02  # of log2(step): not worth quantizing a weight again
 FAR = 0.75  # of log2(step): a gain is not trusted farther from where it was measured
-CLOSE_BITS = 0.003  # of the target: near enough
+CLOSE_BITS = 0.005  # of the target: near enough
 CLOSE_LOSS = 0.93  # of the loss allowed: worth no further try
 Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
@@ -369,15 +370,14 @@ def carry_out(
 ) -> tuple[dict[str, Result], Plan, bool]:
     """(results with these shares, the plan corrected by them, whether the errors are as planned).
 
-    What has its step already is kept. The overheads are corrected by what coding took. A weight whose step is far
+    What has about its step already is kept. The overheads are corrected by what coding took. A weight whose step is far
     from all at which it was measured is measured again.
     """
     todo = [
         (layer, stored_step(share.step))
         for layer, share in zip(plan.layers, shares, strict=True)
-        if not_yet(results.get(layer.constant.name), layer, stored_step(share.step))
+        if not near(results.get(layer.constant.name), layer, share.step)
     ]
-
     one = partial(finish, moments=plan.moments, folder=plan.folder, options=plan.options)
     updated = dict(results) | dict(
         on_layers(one, todo, plan.options.jobs, plan.options.scheduler, plan.tell, "compress")
@@ -385,18 +385,36 @@ def carry_out(
     demands, points = list(plan.demands), list(plan.points)
     for i, (layer, share) in enumerate(zip(plan.layers, shares, strict=True)):
         stored, _, line = updated[layer.constant.name]
-        demands[i] = replace(demands[i], overhead=demands[i].overhead + 8 * line.stored_bytes - share.bits)
+        demands[i] = replace(
+            demands[i], overhead=overhead(demands[i], line, step_of(updated[layer.constant.name], layer))
+        )
         if all(abs(np.log2(share.step / step)) > FAR for step, _ in points[i]):
-            error = measure(layer, stored_step(share.step), load(stored), plan.probe, plan.folder)
-            points[i] = (*points[i], (share.step, max(error, share.error / 16)))  # not all luck is trusted
+            step = step_of(updated[layer.constant.name], layer)
+            error = measure(layer, step, load(stored), plan.probe, plan.folder)
+            points[i] = (*points[i], (float(step), max(error, share.error / 16)))  # not all luck is trusted
             demands[i] = bend(demands[i], points[i])
     corrected = replace(plan, demands=tuple(demands), points=tuple(points))
     return updated, corrected, corrected.points == plan.points
 
 
-def not_yet(result: Result | None, layer: Layer, step: np.float32) -> bool:
-    """Whether a layer has not been quantized with this step."""
-    return result is None or result[0].scale is None or result[0].scale.flat[0] != (step * layer.row_scale()).flat[0]
+def overhead(wants: Demand, line: Tensor, step: np.float32) -> float:
+    """Bits that a weight took beyond those of its curve."""
+    x = np.log2(wants.curve.step)
+    return 8 * line.stored_bytes - wants.weights * float(np.interp(np.log2(step), x, wants.curve.bits))
+
+
+def near(result: Result | None, layer: Layer, step: float) -> bool:
+    """Whether a layer has been quantized with about this step."""
+    if result is None or result[0].scale is None:
+        return False
+    return bool(abs(np.log2(step_of(result, layer) / step)) <= NEAR)
+
+
+def step_of(result: Result, layer: Layer) -> np.float32:
+    """The step that a layer was quantized with."""
+    scale = result[0].scale
+    assert scale is not None, "weights have scales"
+    return np.float32(scale.flat[0] / layer.row_scale().flat[0])
 
 
 def finish(

@@ -170,7 +170,7 @@ def test_a_cluster_of_processes_writes_the_same_bytes(tmp_path, recipe):
     given = {"recipe": recipe, "calibration": TOKENS}
     compress(OPT, tmp_path / "here.onnx", **given)
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
     ) as cluster:
         compress(OPT, tmp_path / "there.onnx", work=tmp_path / "w", scheduler=cluster.scheduler_address, **given)
     assert (tmp_path / "here.onnx").read_bytes() == (tmp_path / "there.onnx").read_bytes()

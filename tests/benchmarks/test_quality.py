@@ -1,0 +1,162 @@
+"""The parts of benchmarks/quality that need no downloads."""
+
+import doctest
+import importlib
+import json
+import pkgutil
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+
+from benchmarks import quality
+from benchmarks.quality import bert, harness, methods, probe, resnet, tables
+from benchmarks.quality.curves import curve
+from benchmarks.quality.methods import AS_IT_IS, LOSSLESS, Method, Priced
+from benchmarks.quality.task import Metric, Missing, Task, cached, module_file
+
+MODULES = [m.name for m in pkgutil.iter_modules(quality.__path__, "benchmarks.quality.")]
+
+
+def run(model, feeds):
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)[0]
+
+
+def product(weight):
+    """x W as a model."""
+    tensors = [numpy_helper.from_array(weight, "W")]
+    x, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["n", None]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "W"], ["y"])], "product", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def halve(model, calibration):
+    assert calibration.is_file()
+    return product(numpy_helper.to_array(model.graph.initializer[0]) / 2)
+
+
+@pytest.fixture
+def task(tmp_path):
+    random = np.random.default_rng(0)
+    model, calibration = tmp_path / "model.onnx", tmp_path / "calibration.npy"
+    onnx.save(product(random.standard_normal((64, 64)).astype(np.float32)), model)
+    np.save(calibration, random.standard_normal((8, 64)).astype(np.float32))
+    judged = []
+
+    def evaluate(path):
+        judged.append(path)
+        return {"score": 50.0}
+
+    made = Task("tiny", "A product", model, calibration, Metric("score", "points"), evaluate, {"score": 51.0})
+    return made, judged
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_of(name):
+    if not name.endswith("__main__"):
+        assert not doctest.testmod(importlib.import_module(name)).failed
+
+
+def test_methods_have_names_of_their_own():
+    labels = [method.label for method in methods.METHODS]
+    assert len(set(labels)) == len(labels)
+
+
+def test_a_finished_result_is_not_made_again(task, tmp_path):
+    task, judged = task
+    first = harness.result_of(task, Method("lossless", arguments=LOSSLESS), tmp_path / "results")
+    again = harness.result_of(task, Method("lossless", arguments=LOSSLESS), tmp_path / "results")
+    assert first == again
+    assert len(judged) == 1
+    assert first["bits_per_weight"] == 32
+    assert first["loss"] == 1
+    harness.result_of(task, Method("lossless", arguments=AS_IT_IS), tmp_path / "results")  # another question
+    harness.result_of(task, Method("lossless", arguments=AS_IT_IS), tmp_path / "results", redo=True)
+    assert len(judged) == 3
+
+
+def test_a_transform_is_judged_and_counted(task):
+    task, _ = task
+    seen = []
+
+    def evaluate(path):
+        seen.append(numpy_helper.to_array(onnx.load(path).graph.initializer[0]))
+        return {"score": 51.0}
+
+    result = harness.run(replace(task, evaluate=evaluate), Method("half", arguments=AS_IT_IS, transform=halve))
+    np.testing.assert_array_equal(seen[0], numpy_helper.to_array(onnx.load(task.model).graph.initializer[0]) / 2)
+    assert result["stored_bytes"] == 4 * 64 * 64
+
+
+def test_a_format_that_is_not_written_has_a_price(task):
+    task, judged = task
+    result = harness.run(task, Method("half", transform=lambda model, _: Priced(model, 64 * 64 // 2)))
+    assert result["bits_per_weight"] == 4
+    assert len(judged) == 1
+    assert "| half | 4.000 |  | 50.0000 |" in tables.task_table(task, [result])
+
+
+def test_an_answer_is_kept_for_its_question(tmp_path):
+    file = tmp_path / "new" / "answer.json"
+    answers = iter("abc")
+    assert [cached(file, question, lambda: next(answers)) for question in ("x", "x", "y", "y")] == list("aabb")
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(Missing, match="no-such-package==1"):
+        module_file("no_such_package", "model.onnx", version="1")
+
+
+def test_tables_and_curves_show_every_result(task):
+    task, _ = task
+    result = json.loads(json.dumps(harness.run(task, Method("lossless", "a<b", arguments=LOSSLESS))))
+    assert "| lossless a<b | 32.000 |" in tables.task_table(task, [result])
+    picture = curve(task, [result | {"bits_per_weight": 4.0}, result | {"bits_per_weight": 3.0, "loss": -1.0}])
+    assert picture.count("<circle") == 2
+    assert "a&lt;b" in picture
+    assert "<circle" not in curve(task, [result])  # 32 bits lie outside
+
+
+def test_the_encoder_is_what_numpy_computes():
+    random = np.random.default_rng(0)
+    config = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "layer_norm_eps": 1e-12}
+    shapes = {"embeddings.word_embeddings.weight": (11, 8), "embeddings.position_embeddings.weight": (6, 8)}
+    shapes |= {"embeddings.token_type_embeddings.weight": (2, 8)}
+    norms = ["embeddings.LayerNorm"]
+    for i in range(2):
+        layer = f"encoder.layer.{i}"
+        linear = [f"attention.self.{n}" for n in ("query", "key", "value")] + ["attention.output.dense"]
+        sizes = dict.fromkeys(linear, (8, 8)) | {"intermediate.dense": (16, 8), "output.dense": (8, 16)}
+        for name, shape in sizes.items():
+            shapes |= {f"{layer}.{name}.weight": shape, f"{layer}.{name}.bias": shape[:1]}
+        norms += [f"{layer}.attention.output.LayerNorm", f"{layer}.output.LayerNorm"]
+    shapes |= {f"{n}.{part}": (8,) for n in norms for part in ("weight", "bias")}
+    weights = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    ids = np.array([3, 1, 4, 1])
+    padded = {"input_ids": np.array([[3, 1, 4, 1, 0, 0]]), "attention_mask": np.array([[1, 1, 1, 1, 0, 0]])}
+    embedding = run(bert.encoder(weights, config), padded)[0]
+    np.testing.assert_allclose(embedding, bert.encode_numpy(weights, config, ids), rtol=1e-4, atol=1e-5)
+
+
+def test_the_residual_network_runs():
+    model = resnet.to_onnx(*resnet.initial(0), (28, 28))
+    onnx.checker.check_model(model)
+    assert run(model, {"image": np.ones((2, 1, 28, 28), np.float32)}).shape == (2, 10)
+
+
+def test_varied_images_are_the_same_pixels():
+    image = np.full((1, 4, 4), -1, np.float32)
+    image[0, 1:3, 1:3] = [[1, 2], [3, 4]]
+    for seed in range(20):
+        assert set(np.unique(resnet.vary(image, np.random.default_rng(seed)))) <= {-1, 1, 2, 3, 4}
+
+
+def test_the_probe_separates_what_can_be_separated():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((400, 5))
+    labels = x @ [1, -2, 0, 3, 0] > 0.5
+    assert (probe.fit(x[:200], labels[:200])(x[200:]) == labels[200:]).mean() > 0.95
