@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from spread import bits_per_symbol, gaussian, sparse
 
-from refimpl.tans.classes import class_table, merge_histogram
+from refimpl.tans.classes import LITERAL_PRICE, class_table, merge_histogram
 from refimpl.tans.counts import normalize_counts
 from refimpl.tans.model import make_model
 from refimpl.tans.spread import spread_symbols
@@ -34,20 +34,21 @@ def pairs(p: Floats) -> Floats:
     return np.outer(padded, padded).ravel()
 
 
-def excess(p: Floats, table_log: int) -> tuple[float, float, float]:
-    """Payload over entropy in percent without and with classes, and the share of symbols with a literal."""
+def excess(p: Floats, table_log: int) -> list[float]:
+    """Percents: payload over entropy without classes; for each profile that with them, and symbols with a literal."""
     histogram = np.round(p * 2**24).astype(np.int64)
     p = histogram / histogram.sum()
     entropy = -float((p[p > 0] * np.log2(p[p > 0])).sum())
     plain = normalize_counts(histogram, table_log)
-    without = bits_per_symbol(spread_symbols(plain).astype(np.int64), plain, p)
-    model = make_model(histogram, table_log)
-    table = class_table(model.classes)
-    merged = merge_histogram(histogram, table)[: len(model.counts)] / histogram.sum()
-    literal_bits = table.width[table.leader[: len(p)]]
-    coded = bits_per_symbol(spread_symbols(model.counts).astype(np.int64), model.counts, merged)
-    with_classes = coded + float((p * literal_bits).sum())
-    return 100 * (without / entropy - 1), 100 * (with_classes / entropy - 1), float(p[literal_bits > 0].sum())
+    shares = [bits_per_symbol(spread_symbols(plain).astype(np.int64), plain, p) / entropy - 1]
+    for price in LITERAL_PRICE.values():
+        model = make_model(histogram, table_log, price)
+        table = class_table(model.classes)
+        merged = merge_histogram(histogram, table)[: len(model.counts)] / histogram.sum()
+        width = table.width[table.leader[: len(p)]]
+        coded = bits_per_symbol(spread_symbols(model.counts).astype(np.int64), model.counts, merged)
+        shares += [(coded + float((p * width).sum())) / entropy - 1, float(p[width > 0].sum())]
+    return [100 * share for share in shares]
 
 
 def main() -> None:
@@ -63,11 +64,13 @@ def main() -> None:
         "70 % zeros, H = 2.30": sparse(0.7),
         "90 % zeros, H = 0.93": sparse(0.9),
     }
-    print("| source | table_log | without | with classes | symbols with a literal |\n|---|---|---|---|---|")
+    columns = [f"{profile}{column}" for profile in LITERAL_PRICE for column in ("", ": symbols with a literal")]
+    print(f"| source | table_log | without | {' | '.join(columns)} |\n|---|---|---|---|---|---|---|")
     for name, p in sources.items():
         for table_log in (10, 11, 12):
-            without, with_classes, literals = excess(p, table_log)
-            print(f"| {name} | {table_log} | {without:.3f} | {with_classes:.3f} | {100 * literals:.2f} % |")
+            figures = excess(p, table_log)
+            cells = [f"{x:.2f} %" if i in (2, 4) else f"{x:.3f}" for i, x in enumerate(figures)]
+            print(f"| {name} | {table_log} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from refimpl.tans.counts import normalize_counts
-from refimpl.tans.spread import list_slots, spread_symbols
+from refimpl.tans.counts import list_slots, normalize_counts
+from refimpl.tans.spread import spread_symbols
 from refimpl.tans.tables import bit_length, occurrence
 
 Floats = npt.NDArray[np.float64]

@@ -100,7 +100,7 @@ def read_container(data: bytes) -> tuple[dict[str, npt.NDArray[Any] | StoredTens
     if KEY not in metadata:
         return dict(plain), metadata
     try:
-        index = json.loads(metadata.pop(KEY))
+        index = json.loads(metadata.pop(KEY), object_pairs_hook=distinct)
         version, entries = index["version"], dict(index["tensors"])
         described = {n: (str(e["dtype"]), tuple(e["shape"])) for n, e in entries.items()}
         shapes = [shape for _, shape in described.values()]
@@ -183,6 +183,20 @@ def check_spans(spans: list[tuple[int, int]], size: int) -> None:
         raise Corrupt(f"{size - end} bytes behind the last tensor")
 
 
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys differ, for `json.loads`; without this the last of equal keys would win.
+
+    Examples
+    --------
+    >>> json.loads('{"a": 1, "b": 2}', object_pairs_hook=distinct)
+    {'a': 1, 'b': 2}
+    """
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return result
+
+
 def read_header(data: bytes) -> tuple[dict[str, Any], int]:
     """(header, offset of the first tensor byte) of a safetensors file.
 
@@ -199,9 +213,9 @@ def read_header(data: bytes) -> tuple[dict[str, Any], int]:
     if size > len(data) - 8:
         raise Truncated(f"a header of {size} bytes announced, {len(data) - 8} bytes are there")
     try:
-        header = json.loads(data[8 : 8 + size])
-    except (ValueError, RecursionError):
-        raise Corrupt("the safetensors header is not JSON") from None
+        header = json.loads(data[8 : 8 + size], object_pairs_hook=distinct)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"the safetensors header is not JSON with distinct keys: {error}") from None
     if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
         raise Corrupt("the safetensors header is not a JSON object")
     return header, 8 + size

@@ -98,7 +98,9 @@ def encode(
     )
 
 
-def decode(data: bytes, *, jobs: int = 1, kernels: Kernels | None = None) -> npt.NDArray[np.uint8]:
+def decode(
+    data: bytes, *, jobs: int = 1, max_symbols: int | None = None, kernels: Kernels | None = None
+) -> npt.NDArray[np.uint8]:
     """Decompress a frame made by `encode`, checking both checksums.
 
     Parameters
@@ -106,6 +108,8 @@ def decode(data: bytes, *, jobs: int = 1, kernels: Kernels | None = None) -> npt
     data : bytes
     jobs : int
         Threads.
+    max_symbols : int, optional
+        More than these are refused before anything is decoded or allocated: a few bytes may claim billions.
     kernels : Kernels, optional
         Other loops than Numba's on so many threads.
 
@@ -116,14 +120,17 @@ def decode(data: bytes, *, jobs: int = 1, kernels: Kernels | None = None) -> npt
     Raises
     ------
     StreamError
-        The bytes are truncated, damaged or of another version.
+        The bytes are truncated, damaged or of another version, or hold more than ``max_symbols``.
 
     Examples
     --------
     >>> decode(encode(np.array([1, 2, 3], np.uint8)))
     array([1, 2, 3], dtype=uint8)
     """
-    return decode_frame(read_frame(data), kernels=kernels or numba_kernels(jobs))
+    frame = read_frame(data)
+    if max_symbols is not None and frame.block.symbol_count > max_symbols:
+        raise LimitExceeded(f"a frame of {frame.block.symbol_count} symbols, allowed are {max_symbols}")
+    return decode_frame(frame, kernels=kernels or numba_kernels(jobs))
 
 
 def make_frame(

@@ -1,8 +1,9 @@
 """The loops that touch every symbol, jitted: bit for bit those of refimpl.tans.
 
 Lanes are independent. A *tile* of 64 neighbouring lanes is coded side by side (`codec.vector`), group of four
-steps by group; the last tile of a range overlaps the one before it, a range of fewer lanes is filled up
-with copies. Ranges of lanes run in threads. Literals are rare: the vector code says which lanes met one.
+steps by group; the last tile of a range overlaps the one before it, a tile of fewer lanes is filled up
+with copies. Ranges of lanes run in threads. Literals are rare: the vector code says which lanes met one, they
+are looked after every 64 groups.
 """
 
 from collections.abc import Callable
@@ -23,8 +24,9 @@ from refimpl.tans.tables import DecodeTable, EncodeTable
 
 LITERAL_FLAG = np.uint32(1 << 31)
 LEADER_FLAG = np.uint32(1 << 7)
-MAX_STEP_BITS = 12 + 8  # of one symbol: its state bits and its literal
 CHUNK_BITS = 1 << 31  # room for so many bits at a time, nearly always more than are used
+BLOCK = 64  # groups between looking after literals
+MAX_TILE_BITS_LOG = 33  # then 32 bits are enough to number its bytes
 AHEAD = 4  # groups between fetching memory and using it
 THREAD_SYMBOLS = 1 << 18  # fewer symbols are not worth a thread
 
@@ -50,19 +52,20 @@ def encode_lanes(
     steps = lane_length(len(symbols), lane_count)
     entries, next_state, first_states = pack_encode_table(table, classes)
     widths = classes.width[classes.leader]
+    step_bits = (int(table.bit_count_delta.max()) >> 16) + 1 + int(widths.max())  # of a symbol and its literal, at most
     start_states = np.empty(lane_count, np.uint16)
     bit_lengths = np.empty(lane_count, np.int64)
 
     def encode(first: int, last: int) -> npt.NDArray[np.uint32]:
         count = last - first
-        buffer = np.empty(count * steps * MAX_STEP_BITS // 32 + 4, np.uint32)
+        buffer = np.empty(count * steps * step_bits // 32 + 4, np.uint32)
         used = encode_range(
             symbols, lane_count, first, last, steps, padding, entries, next_state, first_states, widths, classes.index,
             start_states, bit_lengths, buffer.view(np.uint8),
         )  # fmt: skip
         return buffer[: (used + 31) // 32]  # what lies behind was never touched and takes no memory
 
-    room = CHUNK_BITS // (steps * MAX_STEP_BITS)
+    room = CHUNK_BITS // (steps * step_bits)
     ranges = lane_ranges(lane_count, min(-(-lane_count // jobs), room))
     parts = run(encode, ranges, jobs if len(symbols) > THREAD_SYMBOLS else 1)
     lengths = [int(bit_lengths[first:last].sum()) for first, last in ranges]
@@ -114,7 +117,9 @@ def numba_kernels(jobs: int = 1) -> Kernels:
     """
     if jobs < 1:
         raise InvalidArgument(f"jobs is {jobs}, at least one is needed")
-    return Kernels(histogram, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs), append_bits)
+    return Kernels(
+        histogram, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs), append_bits, pack_nibbles
+    )
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -168,25 +173,43 @@ def join_bits(parts: list[npt.NDArray[np.uint32]], lengths: list[int]) -> npt.ND
     if len(parts) == 1:
         return parts[0]
     count = (sum(lengths) + 31) // 32
-    words = np.zeros(count + 2, np.uint32)  # one store takes eight bytes
+    words = np.empty(count + 2, np.uint32)  # room behind a part's last bits
+    words[-4:] = 0
     at = 0
     for part, length in zip(parts, lengths, strict=True):
-        copy_bits(read_only(part), words.view(np.uint8), at)
+        if len(part):
+            copy_bits(read_only(part.view(np.uint8)), words.view(np.uint8), at)
         at += length
     return words[:count]
+
+
+def pack_nibbles(symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Twin of `refimpl.tans.nibbles.pack_nibbles`.
+
+    Examples
+    --------
+    >>> pack_nibbles(np.array([1, 2, 15], np.uint8))
+    array([33, 15], dtype=uint8)
+    """
+    packed = np.empty((len(symbols) + 1) // 2, np.uint8)
+    pack_pairs(read_only(symbols), packed)
+    return packed
 
 
 NUMBA = numba_kernels()
 
 
 def pack_decode_table(table: DecodeTable, classes: ClassTable) -> npt.NDArray[np.uint32]:
-    """One word per state: bit count in bits 0-4, whether its symbol leads a class in 7, symbol in 8-15, base above.
+    """One word per state, at the table's size plus the state.
 
-    A shift takes its count from the lowest bits of a register, so the bit count lies there.
+    Bit count in bits 0-4, whether the symbol leads a class in 7, symbol in 8-15; above it what becomes the size plus
+    the next state when the bits are put behind it. A shift takes its count from the lowest bits of a register.
     """
-    packed = table.bit_count | table.symbol.astype(np.uint32) << np.uint32(8)
+    size = len(table.symbol)
+    number = (table.base.astype(np.uint32) + np.uint32(size)) >> table.bit_count
     leads = np.where(classes.width[table.symbol] > 0, LEADER_FLAG, np.uint32(0))
-    return packed | leads | table.base.astype(np.uint32) << np.uint32(16)
+    entries = table.bit_count | leads | table.symbol.astype(np.uint32) << np.uint32(8) | number << np.uint32(16)
+    return np.concatenate([np.zeros(size, np.uint32), entries])
 
 
 def pack_encode_table(
@@ -241,41 +264,52 @@ def decode_range(
 ) -> Any:  # fmt: skip
     """Decode lanes [first_lane, last_lane); return -1 or the first that does not use exactly its bits."""
     groups = len(symbols) // (GROUP * lane_count)
+    size = len(table) // 2
     last_byte = len(data) - 8
-    mask = np.int32(len(table) - 1)
-    state = np.empty(LANES, np.int32)
-    position = np.empty(LANES, np.int64)
+    state, place, shift = np.empty(LANES, np.int32), np.empty(LANES, np.int32), np.empty(LANES, np.int32)
     end = np.empty(LANES, np.int64)
-    filled_up = last_lane - first_lane < LANES
+    met = np.empty(BLOCK, np.uint64)  # lanes that met a leader, for each group
     row = np.empty(GROUP * LANES, symbols.dtype)
     bad = -1
-    for begin in range(first_lane, last_lane, LANES):
-        tile = begin if filled_up else min(begin, last_lane - LANES)
+    begin = first_lane
+    while begin < last_lane:
+        tile = max(first_lane, min(begin, last_lane - LANES))
         count = min(LANES, last_lane - tile)
+        while count > 1 and (ends[tile + count - 1] - starts[tile]) >> MAX_TILE_BITS_LOG:
+            tile, count = begin, min(count // 2, last_lane - begin)
+        first = min(starts[tile] >> 3, last_byte)
+        last = np.int32(min(last_byte - first, (1 << 31) - 1))  # where a window may begin, from there
         for k in range(LANES):
             lane = tile + min(k, count - 1)
-            state[k] = np.int32(start_states[lane]) & mask
-            position[k] = starts[lane]
+            state[k] = np.int32(size) | np.int32(start_states[lane]) & np.int32(size - 1)
+            place[k] = min((starts[lane] >> 3) - first, last)
+            shift[k] = starts[lane] - 8 * (first + place[k])
             end[k] = ends[lane]
-        for g in range(groups):
-            keep = np.int32(15 if g < groups - 1 else 0)  # the last symbol is in the state alone
-            at = GROUP * (g * lane_count + tile)
-            target, offset = (row, 0) if filled_up else (symbols, at)
-            # A row is a long way from the one before: fetch it early, or each store waits for memory.
-            prefetch(symbols, at + AHEAD * GROUP * lane_count)
-            prefetch(data, (ends[tile + count - 1] >> 3) + g * GROUP * LANES)  # the next tile's bits
-            leaders = decode_group(data, last_byte, table, state, position, keep, target, offset)
-            while leaders:
-                k = lowest_bit(leaders)
-                leaders &= leaders - np.uint64(1)
-                where = offset + GROUP * k
-                end[k] = read_literals(data, last_byte, target, where, end[k], width, first_member, member)
-            if filled_up:
-                for i in range(GROUP * count):
-                    symbols[at + i] = row[i]
+        for block in range(0, groups, BLOCK):
+            following = min(block + BLOCK, groups)
+            for g in range(block, following):
+                keep = np.int32(15 if g < groups - 1 else 0)  # the last symbol is in the state alone
+                at = GROUP * (g * lane_count + tile)
+                # A row is a long way from the one before: fetch it early, or each store waits for memory.
+                prefetch(symbols, at + AHEAD * GROUP * lane_count)
+                prefetch(data, (ends[tile + count - 1] >> 3) + g * GROUP * LANES)  # the next tile's bits
+                if count == LANES:
+                    met[g - block] = decode_group(data, first, last, table, state, place, shift, keep, symbols, at)
+                else:
+                    met[g - block] = decode_group(data, first, last, table, state, place, shift, keep, row, 0)
+                    for i in range(GROUP * count):
+                        symbols[at + i] = row[i]
+            for g in range(block, following):
+                mask = met[g - block] & ~np.uint64(0) >> np.uint64(LANES - count)
+                while mask:
+                    k = lowest_bit(mask)
+                    mask &= mask - np.uint64(1)
+                    where = GROUP * (g * lane_count + tile + k)
+                    end[k] = read_literals(data, last_byte, symbols, where, end[k], width, first_member, member)
         for k in range(count):
-            if position[k] != end[k] and bad < 0:
+            if 8 * (first + place[k]) + shift[k] != end[k] and bad < 0:
                 bad = tile + k
+        begin = tile + count
     return bad
 
 
@@ -283,18 +317,20 @@ def decode_range(
 def read_literals(
     data: Any, last_byte: Any, symbols: Any, at: Any, end: Any, width: Any, first_member: Any, member: Any
 ) -> Any:
-    """Replace the leaders in a group of four by the members meant; return where the next literal ends."""
+    """Replace the leaders in a group of four by the members meant; return where the next literal ends.
+
+    All four symbols are treated alike: which of them leads cannot be foreseen, and a wrong guess takes longer.
+    """
     for i in range(at, at + GROUP):
         unit = symbols[i]
         leader = np.uint8(unit & 15 | unit >> 4 & 240) if symbols.itemsize == 2 else np.uint8(unit)
-        bits = np.int64(width[leader])
-        if bits:
-            end -= bits
-            byte = max(np.int64(0), min(end >> 3, last_byte))
-            shift = np.uint64(max(np.int64(0), min(end - 8 * byte, np.int64(63))))
-            literal = np.int64(read64(data, byte) >> shift) & ((1 << bits) - 1)
-            found = member[first_member[leader] + literal]
-            symbols[i] = np.uint16(found & 15) | np.uint16(found >> 4) << 8 if symbols.itemsize == 2 else found
+        bits = np.int64(width[leader])  # 0 for all but leaders, whose only member they are
+        end -= bits
+        byte = max(np.int64(0), min(end >> 3, last_byte))
+        shift = np.uint64(max(np.int64(0), min(end - 8 * byte, np.int64(63))))
+        literal = np.int64(read64(data, byte) >> shift) & ((1 << bits) - 1)
+        found = member[first_member[leader] + literal]
+        symbols[i] = np.uint16(found & 15) | np.uint16(found >> 4) << 8 if symbols.itemsize == 2 else found
     return end
 
 
@@ -362,8 +398,24 @@ def append(data: Any, at: Any, carry: Any, value: Any, count: Any) -> Any:
 
 
 @njit(nogil=True)
-def copy_bits(words: Any, data: Any, at: Any) -> Any:
-    """Put whole words at bit ``at``; what is in front of it in its byte stays."""
-    carry = np.uint64(data[at >> 3]) & ((np.uint64(1) << np.uint64(at & 7)) - np.uint64(1))
-    for word in words:
-        carry, at = append(data, at, carry, np.uint64(word), 32)
+def copy_bits(part: Any, data: Any, at: Any) -> Any:
+    """Put whole bytes at bit ``at``; what is in front of it in its byte stays, the byte behind is begun."""
+    byte, used, size = at >> 3, at & 7, len(part)
+    data[byte] = np.int64(data[byte]) & ((1 << used) - 1) | np.int64(part[0]) << used
+    i = 1
+    while i + 8 <= size:
+        write64(data, byte + i, read64(part, i) << np.uint64(used) | np.uint64(part[i - 1]) >> np.uint64(8 - used))
+        i += 8
+    while i <= size:
+        two = np.int64(part[i - 1]) | (np.int64(part[i]) << 8 if i < size else 0)
+        data[byte + i] = two >> (8 - used)
+        i += 1
+
+
+@njit(nogil=True)
+def pack_pairs(symbols: Any, packed: Any) -> Any:
+    """Two symbols below 16 to a byte."""
+    for i in range(len(symbols) // 2):
+        packed[i] = symbols[2 * i] | symbols[2 * i + 1] << 4
+    if len(symbols) % 2:
+        packed[-1] = symbols[-1]

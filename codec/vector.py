@@ -1,8 +1,9 @@
-"""Four coder steps of 64 lanes at once, in LLVM's vector instructions.
+"""Four coder steps of 64 lanes, 16 at a time, in LLVM's vector instructions.
 
-Lanes do the same thing with different numbers: vector arithmetic, and a *gather* for each table look-up.
-Vectors of 64 lanes are several registers wide, so the steps of their parts interleave and hide the
-latency of the gathers. LLVM translates vectors to what the processor has: AVX-512, AVX2, NEON or loops.
+Lanes do the same thing with different numbers: vector arithmetic. Tables are looked up by scalar loads that
+take their places from memory; that is faster than a processor's gather instruction. While the loads of one part
+of 16 lanes are under way, the processor begins with the next part. LLVM translates vectors to what there is:
+AVX-512, AVX2, NEON or loops.
 
 Each function here is an operation for jitted code (a Numba intrinsic). What it computes is written above
 it as plain Python for one lane; `refimpl.tans` has the same in NumPy.
@@ -15,36 +16,36 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-LANES = 64
+LANES = 64  # a tile
+WIDTH = 16  # lanes of a part
+FAR = 127  # bits: behind the last eight bytes, whatever a damaged lane reads
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 
 
-class VectorAddress(ir.Instruction):  # type: ignore[misc]
-    """``&base[index]`` for a vector of indices: llvmlite's own ``gep`` takes scalars only."""
+class FreshLoad(ir.Instruction):  # type: ignore[misc]
+    """A volatile load: LLVM would rather take numbers out of a vector it has just stored, one by one."""
 
-    def __init__(self, parent: Any, element: Any, base: Any, index: Any) -> None:
-        self.element = element
-        address = ir.VectorType(element.as_pointer(), index.type.count)
-        super().__init__(parent, address, "getelementptr", [base, index])
+    def __init__(self, parent: Any, kind: Any, address: Any) -> None:
+        self.kind = kind
+        super().__init__(parent, kind, "load", [address])
 
     def descr(self, buf: list[str]) -> None:
         """Write the instruction as text, llvmlite's protocol."""
-        base, index = (f"{operand.type} {operand.get_reference()}" for operand in self.operands)
-        buf.append(f"getelementptr {self.element}, {base}, {index}\n")
+        (address,) = self.operands
+        buf.append(f"load volatile {self.kind}, {address.type} {address.get_reference()}, align 4\n")
 
 
 class Lanes:
-    """Vector operations on a builder; numbers stand for vectors that hold them in every lane."""
+    """Operations on vectors of 16 lanes; numbers stand for vectors that hold them in every lane."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
         self.builder = builder
-        self.arguments = arguments
         self.pointers = [
             context.make_array(kind)(context, builder, argument).data if isinstance(kind, types.Array) else None
             for kind, argument in zip(signature.args, arguments, strict=True)
         ]
 
-    def vector(self, element: Any, value: int = 0, count: int = LANES) -> Any:
+    def vector(self, element: Any, value: int = 0, count: int = WIDTH) -> Any:
         """A constant in every lane."""
         return ir.Constant(ir.VectorType(element, count), [value] * count)
 
@@ -53,45 +54,60 @@ class Lanes:
         one = self.builder.insert_element(self.vector(scalar.type), scalar, I32(0))
         return self.builder.shuffle_vector(one, one, self.vector(I32))
 
-    def load(self, argument: int, element: Any, offset: Any = None) -> Any:
-        """64 neighbouring elements of an array argument, from an element offset on."""
-        address = self.pointers[argument]
-        address = address if offset is None else self.builder.gep(address, [offset])
-        return self.builder.load(self.builder.bitcast(address, ir.VectorType(element, LANES).as_pointer()), align=1)
+    def address(self, argument: int, offset: Any, kind: Any) -> Any:
+        """Where an array argument has its element ``offset``, to be read or written as another kind."""
+        return self.builder.bitcast(self.builder.gep(self.pointers[argument], [offset]), kind.as_pointer())
 
-    def store(self, value: Any, argument: int, offset: Any = None) -> None:
+    def load(self, argument: int, offset: Any) -> Any:
+        """Neighbouring 32-bit elements of an array argument, from an element offset on."""
+        return self.builder.load(self.address(argument, offset, ir.VectorType(I32, WIDTH)), align=1)
+
+    def store(self, value: Any, argument: int, offset: Any) -> None:
         """Write a vector to neighbouring elements of an array argument."""
-        address = self.pointers[argument]
-        address = address if offset is None else self.builder.gep(address, [offset])
-        self.builder.store(value, self.builder.bitcast(address, value.type.as_pointer()), align=1)
+        self.builder.store(value, self.address(argument, offset, value.type), align=1)
 
-    def gather(self, argument: int, element: Any, index: Any, result: Any = None, align: int = 4) -> Any:
-        """``array[index]`` lane by lane; ``element`` is the unit of the index, ``result`` what is read there."""
-        address = VectorAddress(self.builder.block, element, self.pointers[argument], index)
-        self.builder._insert(address)
-        kind = ir.VectorType(result or element, LANES)
-        every = self.vector(I1, 1)
-        signature = ir.FunctionType(kind, [address.type, I32, every.type, kind])
-        name = f"llvm.masked.gather.v{LANES}{result or element}.v{LANES}p0"
-        function = self.builder.module.globals.get(name) or ir.Function(self.builder.module, signature, name)
-        # Zeros for lanes that are not read: an undefined vector would make each gather wait for the last one.
-        return self.builder.call(function, [address, I32(align), every, ir.Constant(kind, [0] * LANES)])
+    def places(self, argument: int, first: int) -> list[Any]:
+        """Numbers of 32 bits from memory, as scalars of 64; two come with one load."""
+        result = []
+        for lane in range(first, first + WIDTH, 2):
+            pair = FreshLoad(self.builder.block, I64, self.address(argument, I64(lane), I64))
+            self.builder._insert(pair)
+            result += [self.builder.and_(pair, I64((1 << 32) - 1)), self.builder.lshr(pair, I64(32))]
+        return result
+
+    def look_up(self, argument: int, places: Sequence[Any], kind: Any) -> Any:
+        """What an array argument has at each of these elements, read as another kind."""
+        found = ir.Constant(ir.VectorType(kind, WIDTH), ir.Undefined)
+        for lane, place in enumerate(places):
+            value = self.builder.load(self.address(argument, place, kind), align=1)
+            found = self.builder.insert_element(found, value, I32(lane))
+        return found
+
+    def halves(self, value: Any) -> tuple[Any, Any]:
+        """(low, high) 32 bits of 64-bit numbers."""
+        both = self.builder.bitcast(value, ir.VectorType(I32, 2 * WIDTH))
+        every_other = [ir.Constant(ir.VectorType(I32, WIDTH), list(range(first, 2 * WIDTH, 2))) for first in (0, 1)]
+        return tuple(self.builder.shuffle_vector(both, both, which) for which in every_other)
 
     def funnel_left(self, high: Any, low: Any, count: Any) -> Any:
-        """The upper half of ``high:low << count``, the count modulo the width of an element."""
+        """The upper half of ``high:low << count``; like all counts here modulo the width of an element."""
         return self.funnel("llvm.fshl", high, low, count)
 
-    def rotate_right(self, value: Any, count: Any) -> Any:
-        """``value`` turned right by the count modulo its width: its low bits become the highest."""
-        return self.funnel("llvm.fshr", value, value, count)
+    def funnel_right(self, high: Any, low: Any, count: Any) -> Any:
+        """The lower half of ``high:low >> count``."""
+        return self.funnel("llvm.fshr", high, low, count)
 
     def shift_right(self, value: Any, count: Any) -> Any:
-        """``value >> count``, the count modulo the width of an element."""
-        return self.funnel("llvm.fshr", self.vector(value.type.element), value, count)
+        """``value >> count``."""
+        return self.funnel_right(self.vector(value.type.element), value, count)
+
+    def rotate_right(self, value: Any, count: Any) -> Any:
+        """``value`` turned right: its low bits become the highest."""
+        return self.funnel("llvm.fshr", value, value, count)
 
     def funnel(self, name: str, high: Any, low: Any, count: Any) -> Any:
         """A funnel shift: other than a plain one, it ignores the higher bits of the count."""
-        name = f"{name}.v{LANES}{high.type.element}"
+        name = f"{name}.v{WIDTH}{high.type.element}"
         function = self.builder.module.globals.get(name) or ir.Function(
             self.builder.module, ir.FunctionType(high.type, [high.type] * 3), name
         )
@@ -99,70 +115,78 @@ class Lanes:
 
     def wide(self, value: Any) -> Any:
         """The same numbers in 64 bits, unsigned."""
-        return self.builder.zext(value, ir.VectorType(I64, LANES))
-
-    def narrow(self, value: Any) -> Any:
-        """The low 32 bits."""
-        return self.builder.trunc(value, ir.VectorType(I32, LANES))
+        return self.builder.zext(value, ir.VectorType(I64, WIDTH))
 
     def smaller(self, a: Any, b: Any) -> Any:
         """Lane by lane minimum, unsigned."""
         return self.builder.select(self.builder.icmp_unsigned("<", a, b), a, b)
 
-    def lanes_with(self, condition: Any) -> Any:
-        """A 64-bit mask of the lanes in which a vector of bits is set."""
-        return self.builder.bitcast(condition, I64)
+    def mask(self, condition: Any, first: int) -> Any:
+        """A vector of bits as those from ``first`` on of a 64-bit number."""
+        bits = self.builder.bitcast(condition, ir.IntType(WIDTH))
+        return self.builder.shl(self.builder.zext(bits, I64), I64(first))
 
 
 # For each lane, with the table as codec.kernels.pack_decode_table makes it and four steps of at most 12 bits:
-#     byte = min(position >> 3, last_byte)
-#     window = bytes[byte : byte + 8] as a number >> (position - 8 * byte) % 64
+#     window = bytes[begin + place : begin + place + 8] as a number >> shift % 64
 #     for step in range(4):
-#         entry = table[state]                # bit count in bits 0-4, leader in 7, symbol in 8-15, base in 16-31
+#         entry = table[state]                # bit count in bits 0-4, leader in 7, symbol in 8-15, number in 16-28
 #         symbols[step] = entry >> 8 & 255
 #         count = entry & 15, but 0 at step 3 of the last group
-#         state = (entry >> 16) + (window & ((1 << count) - 1));  window >>= count;  position += count
-# The result is the mask of lanes that met a leader.
+#         state = entry >> 16 << count | window & ((1 << count) - 1);  window >>= count;  shift += count
+#     ahead = min(shift >> 3, last - place);  place += ahead;  shift = min(shift - 8 * ahead, FAR)
+# States have the table's size added, as the numbers in it. The result is the mask of lanes that met a leader.
 def decode_four(
-    typing: Any, data: Any, last_byte: Any, table: Any, states: Any, positions: Any, keep: Any, symbols: Any, at: Any
-) -> Any:
+    typing: Any, data: Any, begin: Any, last: Any, table: Any, states: Any, places: Any, shifts: Any, keep: Any,
+    symbols: Any, at: Any,
+) -> Any:  # fmt: skip
     """Type and code of `decode_group`."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         lanes, b = Lanes(context, builder, signature, arguments), builder
-        position, state = lanes.load(4, I64), lanes.load(3, I32)
-        byte = lanes.smaller(b.lshr(position, lanes.vector(I64, 3)), lanes.splat(arguments[1]))
-        shift = b.sub(position, b.shl(byte, lanes.vector(I64, 3)))
-        window = lanes.shift_right(lanes.gather(0, I8, byte, I64, align=1), shift)
-        word, used, leaders, group = None, None, None, None
+        lanes.pointers[0] = b.gep(lanes.pointers[0], [arguments[1]])
+        last_place, kept = lanes.splat(arguments[2]), lanes.splat(arguments[7])
+        parts = range(0, LANES, WIDTH)
+        window, used, word, group, leaders = (dict[int, Any]() for _ in range(5))
+        for p in parts:
+            eight = lanes.look_up(0, lanes.places(5, p), I64)
+            window[p] = lanes.halves(lanes.shift_right(eight, lanes.wide(lanes.load(6, I64(p)))))
         for step in range(4):
-            if step in (0, 2):  # 32 bits are enough for two steps
-                if used is not None:
-                    window = lanes.shift_right(window, lanes.wide(used))
-                word = lanes.narrow(window)
-            entry = lanes.gather(2, I32, state)
-            # Shifts take the count from an entry's low bits; turned to the top, the bits read are shifted in again.
-            word = lanes.rotate_right(word, entry)
-            bits = lanes.funnel_left(lanes.vector(I32), word, entry)
-            state = b.add(b.lshr(entry, lanes.vector(I32, 16)), bits)
-            count = b.and_(entry, lanes.splat(arguments[5])) if step == 3 else entry
-            used = count if used is None else b.add(used, count)  # in the low six bits
-            leaders = entry if leaders is None else b.or_(leaders, entry)
-            placed = b.lshr(entry, lanes.vector(I32, 8)) if step == 0 else b.shl(entry, lanes.vector(I32, 8 * step - 8))
-            placed = b.and_(placed, lanes.vector(I32, 255 << 8 * step))
-            group = placed if group is None else b.or_(group, placed)
-        lanes.store(state, 3)
-        lanes.store(b.add(position, lanes.wide(b.and_(used, lanes.vector(I32, 63)))), 4)
-        if signature.args[6].dtype == types.uint16:
-            # Packed: every byte becomes two, its low half in front.
-            both = b.zext(b.bitcast(group, ir.VectorType(I8, 4 * LANES)), ir.VectorType(I16, 4 * LANES))
-            spaced = b.or_(both, b.shl(both, lanes.vector(I16, 4, 4 * LANES)))
-            group = b.and_(spaced, lanes.vector(I16, 0x0F0F, 4 * LANES))
-        lanes.store(group, 6, arguments[7])
-        led = b.and_(leaders, lanes.vector(I32, 128))
-        return lanes.lanes_with(b.icmp_unsigned("!=", led, lanes.vector(I32)))
+            for p in parts:
+                low, high = window[p]
+                if step in (0, 2):  # 32 bits are enough for two steps
+                    word[p] = lanes.funnel_right(high, low, used[p]) if step else low
+                entry = lanes.look_up(3, lanes.places(4, p), I32)
+                # The count lies in the entry's low bits. Turned right, a word has the bits read on top: they are
+                # shifted in behind the number.
+                word[p] = lanes.rotate_right(word[p], entry)
+                lanes.store(lanes.funnel_left(b.lshr(entry, lanes.vector(I32, 16)), word[p], entry), 4, I64(p))
+                count = b.and_(entry, kept) if step == 3 else entry
+                used[p] = b.add(used[p], count) if step else count  # in the low six bits
+                symbol = b.shl(entry, lanes.vector(I32, 8 * step - 8)) if step else b.lshr(entry, lanes.vector(I32, 8))
+                symbol = b.and_(symbol, lanes.vector(I32, 255 << 8 * step))
+                group[p] = b.or_(group[p], symbol) if step else symbol
+                leaders[p] = b.or_(leaders[p], entry) if step else entry
+        met = I64(0)
+        for p in parts:
+            place, shift = lanes.load(5, I64(p)), lanes.load(6, I64(p))
+            shift = b.add(shift, b.and_(used[p], lanes.vector(I32, 63)))
+            ahead = lanes.smaller(b.lshr(shift, lanes.vector(I32, 3)), b.sub(last_place, place))
+            lanes.store(b.add(place, ahead), 5, I64(p))
+            shift = b.sub(shift, b.shl(ahead, lanes.vector(I32, 3)))
+            lanes.store(lanes.smaller(shift, lanes.vector(I32, FAR)), 6, I64(p))
+            if signature.args[8].dtype == types.uint16:
+                # Packed: every byte becomes two, its low half in front.
+                both = b.zext(b.bitcast(group[p], ir.VectorType(I8, 4 * WIDTH)), ir.VectorType(I16, 4 * WIDTH))
+                spaced = b.or_(both, b.shl(both, lanes.vector(I16, 4, 4 * WIDTH)))
+                group[p] = b.and_(spaced, lanes.vector(I16, 0x0F0F, 4 * WIDTH))
+            lanes.store(group[p], 8, b.add(arguments[9], I64(4 * p)))
+            led = b.and_(leaders[p], lanes.vector(I32, 128))
+            met = b.or_(met, lanes.mask(b.icmp_unsigned("!=", led, lanes.vector(I32)), p))
+        return met
 
-    return types.uint64(data, types.int64, table, states, positions, types.int32, symbols, types.int64), codegen
+    number, small = types.int64, types.int32
+    return types.uint64(data, number, small, table, states, places, shifts, small, symbols, number), codegen
 
 
 # For each lane, with the table as codec.kernels.pack_encode_table makes it:
@@ -181,35 +205,41 @@ def encode_four(
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         lanes, b = Lanes(context, builder, signature, arguments), builder
-        address = b.gep(lanes.pointers[0], [arguments[1]])
-        four = b.load(b.bitcast(address, ir.VectorType(I32, LANES).as_pointer()), align=1)
-        state = lanes.load(4, I32)  # the size is already in it: size <= state < 2 * size
-        literal, halves = None, []
+        kept = lanes.splat(arguments[5])
+        parts = range(0, LANES, WIDTH)
+        state = {p: lanes.load(4, I64(p)) for p in parts}
+        literal: dict[int, Any] = {}
+        halves: dict[int, list[Any]] = {p: [] for p in parts}
         for late, early in ((3, 2), (1, 0)):
-            bits, used = lanes.vector(I32), lanes.vector(I32)
+            bits, used = ({p: lanes.vector(I32) for p in parts} for _ in range(2))
             for step in (late, early):
-                symbol = b.and_(b.lshr(four, lanes.vector(I32, 8 * step)), lanes.vector(I32, 255))
-                entry = lanes.gather(2, I32, symbol)
-                delta = b.and_(entry, lanes.vector(I32, (1 << 17) - 1))
-                count = b.lshr(b.add(state, delta), lanes.vector(I32, 13))
-                slot = b.add(b.lshr(entry, lanes.vector(I32, 17)), b.lshr(state, count))
-                slot = b.and_(slot, lanes.vector(I32, 8191))
-                kept = b.and_(count, lanes.splat(arguments[5])) if step == 3 else count
-                bits = lanes.funnel_left(bits, lanes.rotate_right(state, kept), kept)
-                used = b.add(used, kept)
-                state = lanes.gather(3, I32, slot)
-                literal = entry if literal is None else b.or_(literal, entry)
-            halves.append((lanes.wide(bits), lanes.wide(used)))
-        (late_bits, late_used), (early_bits, early_used) = halves
-        whole = b.or_(b.shl(late_bits, early_used), early_bits)
-        count = b.shl(b.add(late_used, early_used), lanes.vector(I64, 48))
-        flag = b.shl(lanes.wide(b.lshr(literal, lanes.vector(I32, 31))), lanes.vector(I64, 56))
-        lanes.store(state, 4)
-        lanes.store(b.or_(b.or_(whole, count), flag), 6, arguments[7])
+                for p in parts:
+                    symbol = [b.add(arguments[1], I64(4 * lane + step)) for lane in range(p, p + WIDTH)]
+                    symbol = [b.zext(b.load(b.gep(lanes.pointers[0], [place])), I64) for place in symbol]
+                    entry = lanes.look_up(2, symbol, I32)
+                    delta = b.and_(entry, lanes.vector(I32, (1 << 17) - 1))
+                    count = b.lshr(b.add(state[p], delta), lanes.vector(I32, 13))
+                    slot = b.add(b.lshr(entry, lanes.vector(I32, 17)), b.lshr(state[p], count))
+                    slot = b.and_(slot, lanes.vector(I32, 8191))
+                    count = b.and_(count, kept) if step == 3 else count
+                    bits[p] = lanes.funnel_left(bits[p], lanes.rotate_right(state[p], count), count)
+                    used[p] = b.add(used[p], count)
+                    places = [b.zext(b.extract_element(slot, I32(lane)), I64) for lane in range(WIDTH)]
+                    state[p] = lanes.look_up(3, places, I32)
+                    literal[p] = b.or_(literal[p], entry) if p in literal else entry
+            for p in parts:
+                halves[p].append((lanes.wide(bits[p]), lanes.wide(used[p])))
+        for p in parts:
+            (late_bits, late_used), (early_bits, early_used) = halves[p]
+            whole = b.or_(b.shl(late_bits, early_used), early_bits)
+            count = b.shl(b.add(late_used, early_used), lanes.vector(I64, 48))
+            flag = b.shl(lanes.wide(b.lshr(literal[p], lanes.vector(I32, 31))), lanes.vector(I64, 56))
+            lanes.store(state[p], 4, I64(p))
+            lanes.store(b.or_(b.or_(whole, count), flag), 6, b.add(arguments[7], I64(p)))
         return context.get_dummy_value()
 
-    signature = types.void(symbols, types.int64, table, next_state, states, types.int32, groups, types.int64)
-    return signature, codegen
+    number = types.int64
+    return types.void(symbols, number, table, next_state, states, types.int32, groups, number), codegen
 
 
 def load64(_typing: Any, data: Any, _offset: Any) -> Any:

@@ -209,13 +209,15 @@ def models(
 
 
 @st.composite
-def coder_inputs(draw: st.DrawFn, *, max_size: int = 1000, max_lanes: int | None = None) -> tuple[Symbols, int, int]:
-    """(symbols, table_log, lane_count) that an encoder must take together."""
+def coder_inputs(
+    draw: st.DrawFn, *, max_size: int = 1000, max_lanes: int | None = None, max_table_log: int = f.TABLE_LOGS[1]
+) -> tuple[Symbols, int, int]:
+    """(symbols, table_log, lane_count) that an encoder must take together; a larger table where it has to be."""
     content = draw(symbols(min_size=1, max_size=max_size))
     needed = max(f.TABLE_LOGS[0], (len(np.unique(content)) - 1).bit_length())
     most = min(len(content), max_lanes or len(content))
     lanes = st.integers(1, min(most, 40)) | st.integers(1, most)
-    return content, draw(st.integers(needed, f.TABLE_LOGS[1])), draw(lanes)
+    return content, draw(st.integers(needed, max(needed, max_table_log))), draw(lanes)
 
 
 @st.composite

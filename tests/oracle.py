@@ -4,7 +4,9 @@ from the documentation alone. A bit string holds the earliest bit first, a class
 
 import math
 from fractions import Fraction
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
+
+from conformance.frames import table_of
 
 
 def apportion(histogram, slots):
@@ -18,21 +20,12 @@ def apportion(histogram, slots):
 
 def spread(counts):
     """The symbol of each state."""
-    slots = [(1 << 16 if q == 1 else ((2 * j + 1) << 16) // (2 * q), s) for s, q in enumerate(counts) for j in range(q)]
-    return [symbol for _, symbol in sorted(slots, key=lambda slot: slot[0])]
+    return [symbol for symbol, _, _ in decode_rows(counts)]
 
 
 def decode_rows(counts):
     """(symbol, bit count, base) of each state."""
-    size, number, rows = sum(counts), list(counts), []
-    for symbol in spread(counts):
-        x = number[symbol]
-        number[symbol] += 1
-        width = 0
-        while x << width < size:
-            width += 1
-        rows.append((symbol, width, (x << width) - size))
-    return rows
+    return table_of(tuple(counts)).rows
 
 
 def field(value, width):
@@ -69,24 +62,26 @@ def merged(histogram, classes):
     return result
 
 
-def part_price(occurrences, width, total, table_log):
+def part_price(occurrences, width, total, table_log, literal_price=1 << 16):
     """Of a class of 2**width symbols, or a symbol on its own, in 2**-16 bits."""
     size = 1 << table_log
     slots = max(1, math.floor(Fraction(occurrences * size, total) + Fraction(1, 2)))
     code = occurrences * ((table_log << 16) - math.floor(65536 * math.log2(slots)))
     room = slots * (total * round(65536 * math.log2(math.e)) // size)
-    return code + room + (occurrences * (width + 1) + 8 * (1 + 2**width) << 16 if width else 0)
+    literals = occurrences * ((width << 16) + literal_price) + (8 * (1 + 2**width) << 16)
+    return code + room + (literals if width else 0)
 
 
-def plan_price(histogram, classes, table_log):
+def plan_price(histogram, classes, table_log, literal_price=1 << 16):
     """Of classes and of all symbols in none."""
     parts = [({*members}, len(members).bit_length() - 1) for members in classes]
     parts += [({s}, 0) for s, h in enumerate(histogram) if h and not any(s in members for members in classes)]
     total = sum(histogram)
-    return sum(part_price(sum(histogram[s] for s in part), width, total, table_log) for part, width in parts)
+    sums = [(sum(histogram[s] for s in part), width) for part, width in parts]
+    return sum(part_price(h, width, total, table_log, literal_price) for h, width in sums)
 
 
-def cheapest_price(histogram, table_log):
+def cheapest_price(histogram, table_log, literal_price=1 << 16):
     """Of all ways to cut the line of symbols, rarest first, into parts of 2**width; the last may be short."""
     line, total = sorted(h for h in histogram if h), sum(histogram)
 
@@ -94,10 +89,30 @@ def cheapest_price(histogram, table_log):
         if not rest:
             return 0
         widths = [width for width in range(9) if width == 0 or 2 ** (width - 1) < len(rest)]
-        prices = [part_price(sum(rest[: 2**width]), width, total, table_log) for width in widths]
+        prices = [part_price(sum(rest[: 2**width]), width, total, table_log, literal_price) for width in widths]
         return min(price + cheapest(rest[2**width :]) for price, width in zip(prices, widths, strict=True))
 
     return cheapest(line)
+
+
+def plan(histogram, table_log, literal_price=1 << 16):
+    """The classes of the cheapest cut: dynamic programming over every part, of equal sums the first."""
+    line, total = sorted((s for s, h in enumerate(histogram) if h), key=lambda s: histogram[s]), sum(histogram)
+    sums = [0, *accumulate(histogram[s] for s in line)]
+    best, parts = [0] + [math.inf] * len(line), [None] * (len(line) + 1)
+    for b in range(len(line)):
+        for width in range(min(8, (len(line) - b - 1).bit_length()) + 1):
+            e = min(b + 2**width, len(line))
+            price = best[b] + part_price(sums[e] - sums[b], width, total, table_log, literal_price)
+            if price < best[e]:
+                best[e], parts[e] = price, (b, width)
+    classes, e = [], len(line)
+    while e:
+        b, width = parts[e]
+        if width:
+            classes.insert(0, line[b:e] + line[b : b + 1] * (2**width - (e - b)))
+        e = b
+    return classes
 
 
 def pack(symbols):

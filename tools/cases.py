@@ -417,7 +417,14 @@ def damaged_containers(weight: bytes, integer: bytes) -> Iterator[Draft]:
         # The bytes of the last tensor can go with it, those of others stay with another name.
         return with_header(data, lambda h: h.update({f"other.{name}": h.pop(name)}))
 
+    def twice(key: str) -> bytes:
+        """The header with a key's entry repeated."""
+        entry = f"{json.dumps(key)}: {json.dumps(header[key])}"
+        return join_container(text.replace(entry.encode(), f"{entry}, {entry}".encode()), body)
+
     index_text = with_header(weight, lambda h: h["__metadata__"].update(tansor="{"))
+    index = header["__metadata__"]["tansor"]
+    repeated = with_header(weight, lambda h: h["__metadata__"].update(tansor=f'{index[:-1]},"version":1}}'))
     wrong = [
         ("empty", "truncated", "Truncated", b""), ("7-bytes", "truncated", "Truncated", weight[:7]),
         ("header-too-large", "bad-header", "Corrupt", struct.pack("<Q", 100_000_001) + weight[8:]),
@@ -425,6 +432,8 @@ def damaged_containers(weight: bytes, integer: bytes) -> Iterator[Draft]:
         ("no-brace", "bad-header", "Corrupt", join_container(b" " + text, body)),
         ("header-ends-early", "truncated", "Truncated", weight[: 8 + len(text) // 2]),
         ("no-json", "bad-header", "Corrupt", join_container(text[:-1] + b" ", body)),
+        ("key-twice", "bad-header", "Corrupt", twice("bias")),
+        ("metadata-twice", "bad-header", "Corrupt", twice("__metadata__")),
         ("metadata-is-a-list", "bad-header", "Corrupt", with_header(weight, lambda h: h.update(__metadata__=[]))),
         ("unknown-dtype", "bad-header", "Corrupt", put("bias", "dtype", "F128")),
         ("negative-dimension", "bad-header", "Corrupt", put("bias", "shape", [-2])),
@@ -433,6 +442,7 @@ def damaged_containers(weight: bytes, integer: bytes) -> Iterator[Draft]:
         ("offsets-exchanged", "bad-header", "Corrupt", put("bias", "data_offsets", [8, 0])),
         ("tensor-ends-early", "truncated", "Truncated", weight[:-1]),
         ("index-no-json", "bad-index", "Corrupt", index_text),
+        ("index-key-twice", "bad-index", "Corrupt", repeated),
         ("index-of-nothing", "bad-index", "Corrupt", indexed(lambda i: i.clear())),
         ("index-without-tensors", "bad-index", "Corrupt", indexed(lambda i: i.pop("tensors"))),
         ("index-version-2", "bad-version", "UnsupportedVersion", indexed(lambda i: i.update(version=2))),

@@ -89,7 +89,7 @@ def scaling(source: Source, profile: str) -> list[Trial]:
     trials = []
     for count in sorted({1 << i for i in range(CORES.bit_length())} | {CORES}):
         frames, runs = coding(source.parts, profile, count)
-        trials.append(Trial(f"{profile}, {count}", source.parts, 8 * sum(map(len, frames)), runs))
+        trials.append(Trial(f"{profile}, {count} threads", source.parts, 8 * sum(map(len, frames)), runs))
     return trials
 
 

@@ -80,7 +80,7 @@ def characters(model: Path) -> list[str]:
 
 
 def read(model: Path, inputs: Pictures, alphabet: Sequence[str]) -> list[str]:
-    """What the recognizer reads, without spaces: it is not sure of them, and its makers do not count them."""
+    """What the recognizer reads, without spaces: it drops many, and errors that restore some would count as gains."""
     session = load_session(model)
     name = session.get_inputs()[0].name
     lines = []

@@ -33,16 +33,19 @@ def write_fields(
     >>> write_fields(np.array([1, 0, 5]), np.array([1, 2, 3]))
     array([41], dtype=uint32)
     """
-    values, widths = values.ravel(), widths.ravel()
+    used = widths.ravel() > 0
+    values, widths = values.ravel()[used], widths.ravel()[used]
     ends = np.cumsum(widths)
     total = int(ends[-1]) if len(ends) else 0
     words = np.zeros((total + 31) // 32 + 1 if word_count is None else word_count + 1, np.uint64)
     position = ends - widths
-    shifted = values.astype(np.uint64) << (position % 32).astype(np.uint64)  # up to 63 bits
-    word = position // 32
-    used = widths > 0
-    np.bitwise_or.at(words, word[used], shifted[used] & np.uint64(0xFFFFFFFF))
-    np.bitwise_or.at(words, word[used] + 1, shifted[used] >> np.uint64(32))
+    shifted = values.astype(np.uint64) << (position & 31).astype(np.uint64)  # up to 63 bits
+    word = position >> 5
+    if total:
+        first = np.flatnonzero(np.diff(word, prepend=-1))  # the first field of each word
+        begun = np.bitwise_or.reduceat(shifted, first)
+        words[word[first]] = begun & np.uint64(0xFFFFFFFF)
+        words[word[first] + 1] |= begun >> np.uint64(32)
     return words[:-1].astype(np.uint32)
 
 
@@ -69,9 +72,9 @@ def read_fields(
     array([1, 0, 5])
     """
     padded = np.concatenate([words, np.zeros(2, np.uint32)]).astype(np.uint64)
-    word = np.clip(positions // 32, 0, len(words))
+    word = np.clip(positions >> 5, 0, len(words))
     window = padded[word] | padded[word + 1] << np.uint64(32)
-    shifted = (window >> (positions % 32).astype(np.uint64)).astype(np.uint32).astype(np.int64)
+    shifted = (window >> (positions & 31).astype(np.uint64)).astype(np.uint32).astype(np.int64)
     return shifted & ((1 << np.asarray(widths, np.int64)) - 1)
 
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from refimpl.errors import Corrupt, InvalidArgument
 from refimpl.tans.counts import check_table_log, stored_counts
 from refimpl.tans.lanes import check_profile
-from refimpl.tans.nibbles import pack_nibbles, unpack_nibbles
+from refimpl.tans.nibbles import unpack_nibbles
 from refimpl.tans.stream import NUMPY, Kernels, Stream, decode_stream, encode_stream, repeat_symbol
 
 MODES = ("raw", "constant", "coded", "partial")
@@ -137,7 +137,7 @@ def encode_block(
     if lowest == highest:
         return Block("constant", count, symbols[:1])
     small = highest < 16
-    packed = pack_nibbles(symbols) if small else symbols
+    packed = kernels.pack_nibbles(symbols) if small else symbols
     raw = Block("raw", count, packed, packed=small)
     # One byte repeated takes no bits: nothing would limit what a forged count makes a decoder unpack.
     use_packed = small and count >= PACK_SYMBOLS and bool((packed != packed[0]).any())

@@ -10,17 +10,21 @@ with fewer symbols repeats its leader. Nothing is stored for no classes. Specifi
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from refimpl.errors import Corrupt, InvalidArgument
-from refimpl.tans.counts import LOG2_FRACTION_BITS, log2_table
+from refimpl.errors import Corrupt
+from refimpl.tans.counts import LOG2_FRACTION_BITS, check_histogram, log2_table
 
 MAX_LITERAL_WIDTH = 8
+UNIT = 1 << LOG2_FRACTION_BITS
 LOG2_E = 94548  # log2(e) in units of 2**-16
 MAX_CLASS_BYTES = (1 << 16) - 1
-LITERAL_PRICE = 1  # bits that a literal must win besides its own, to be worth a decoder's time
+# What a literal must win besides its own bits to be worth a decoder's time, in 2**-16 bits.
+LITERAL_PRICE = {"gpu": 1 << 16, "archive": 1 << 10}
 NO_CLASSES = np.empty(0, np.uint8)
 
 
@@ -54,48 +58,61 @@ def class_table(classes: npt.NDArray[np.uint8]) -> ClassTable:
     >>> table.leader[5], table.index[5], table.width[9], table.member[table.first[9] + 1]
     (np.uint8(9), np.uint8(1), np.uint8(1), np.uint8(5))
     """
-    everything = np.arange(256, dtype=np.uint8)
-    leader, index, width = everything.copy(), np.zeros(256, np.uint8), np.zeros(256, np.uint8)
-    first = np.arange(256)
-    count = int(classes[0]) if len(classes) else 0
-    widths, members = classes[1 : 1 + count].astype(np.int64), classes[1 + count :]
-    if len(classes) and (
-        count == 0 or len(widths) != count or not ((widths > 0) & (widths <= MAX_LITERAL_WIDTH)).all()
-    ):
-        raise Corrupt(f"{count} classes with literals of {widths.tolist()} bits")
-    sizes = 1 << widths
-    if len(classes) > MAX_CLASS_BYTES:
-        raise Corrupt(f"classes of {len(classes)} bytes, at most {MAX_CLASS_BYTES} can be stored")
-    if len(members) != sizes.sum():
-        raise Corrupt(f"{len(members)} members in classes of {sizes.tolist()}")
-    begins = np.cumsum(sizes) - sizes
-    if len(np.unique(members[begins])) != count:
-        raise Corrupt("a symbol leads two classes")
-    for begin, size in zip(begins.tolist(), sizes.tolist(), strict=True):
-        group = members[begin : begin + size][::-1]  # backwards: a repeated symbol gets its lowest index
-        leader[group], index[group] = group[-1], np.arange(size)[::-1]
-    width[members[begins]] = widths
-    first[members[begins]] = 256 + begins
-    return ClassTable(leader, index, width, first, np.concatenate([everything, members]))
+    return expand(classes.tobytes())
 
 
-def plan_classes(histogram: npt.NDArray[np.int64], table_log: int) -> npt.NDArray[np.uint8]:
+@lru_cache(maxsize=16)  # the same classes are priced, checked and used one after the other
+def expand(stored: bytes) -> ClassTable:
+    """`class_table` of bytes; its arrays are read-only."""
+    count = stored[0] if stored else 0
+    widths, members = stored[1 : 1 + count], stored[1 + count :]
+    if stored and (count == 0 or len(widths) != count or not all(1 <= w <= MAX_LITERAL_WIDTH for w in widths)):
+        raise Corrupt(f"{count} classes with literals of {list(widths)} bits")
+    if len(stored) > MAX_CLASS_BYTES:
+        raise Corrupt(f"classes of {len(stored)} bytes, at most {MAX_CLASS_BYTES} can be stored")
+    if len(members) != sum(1 << w for w in widths):
+        raise Corrupt(f"{len(members)} members in classes with literals of {list(widths)} bits")
+    table = ClassTable(
+        leader=np.arange(256, dtype=np.uint8),
+        index=np.zeros(256, np.uint8),
+        width=np.zeros(256, np.uint8),
+        first=np.arange(256),
+        member=np.concatenate([np.arange(256, dtype=np.uint8), np.frombuffer(members, np.uint8)]),
+    )
+    begin = 256
+    for w in widths:
+        group = table.member[begin : begin + (1 << w)]
+        if table.width[group[0]]:
+            raise Corrupt(f"symbol {group[0]} leads two classes")
+        table.width[group[0]], table.first[group[0]] = w, begin
+        table.leader[group] = group[0]
+        table.index[group[::-1]] = np.arange(1 << w)[::-1]  # backwards: a repeated symbol gets its lowest index
+        begin += 1 << w
+    for array in vars(table).values():
+        array.flags.writeable = False
+    return table
+
+
+def plan_classes(
+    histogram: npt.NDArray[np.int64], table_log: int, literal_price: int = LITERAL_PRICE["gpu"]
+) -> npt.NDArray[np.uint8]:
     """The classes that save most.
 
     Symbols are lined up by frequency, rarest first, and the line is cut into single symbols and classes of 2**w
     neighbours (fewer at its frequent end) so that the sum of prices is least: dynamic programming. A part that
     occurs C times in N symbols gets ``q = max(1, round(C L / N))`` slots of L; its price in bits is
 
-        C (log2 L - log2 q)  +  q N log2(e) / L  +  C (w + 1) + 8 (1 + 2**w)  if w > 0
+        C (log2 L - log2 q)  +  q N log2(e) / L  +  C (w + literal price) + 8 (1 + 2**w)  if w > 0
 
-    code length, what its slots cost the others, literals, and the class itself; all in integers. One bit
-    more than its own is what a literal must win to be worth a decoder's time.
+    code length, what its slots cost the others, literals, and the class itself; all in integers.
 
     Parameters
     ----------
     histogram : int64, shape (alphabet,)
         Non-negative, its sum below 2**39.
     table_log : int
+    literal_price : int
+        What a literal must win besides its own bits, in 2**-16 bits.
 
     Returns
     -------
@@ -112,49 +129,87 @@ def plan_classes(histogram: npt.NDArray[np.int64], table_log: int) -> npt.NDArra
     >>> plan_classes(np.array([100000, 1, 2, 1]), 5)
     array([1, 1, 1, 3], dtype=uint8)
     """
+    check_histogram(histogram)
+    return cut(line_up(histogram), table_log, literal_price)
+
+
+class Line(NamedTuple):
+    """Symbols that occur, rarest first, and all parts that the line can be cut into.
+
+    A part begins at the place of its row and has the width of its column; too wide ones end at 0.
+    """
+
+    symbols: npt.NDArray[np.int64]  # (places,)
+    occurrences: npt.NDArray[np.int64]  # (places, widths) of a part
+    ends: npt.NDArray[np.int64]  # (places, widths) behind the last place
+    bits: npt.NDArray[np.float64]  # (places,) least price of a symbol, see `worthwhile`
+
+
+def line_up(histogram: npt.NDArray[np.int64]) -> Line:
+    """The line that classes are cut from."""
     order = np.argsort(histogram, kind="stable")
-    total = sum(histogram.tolist())
-    if total >= 1 << 39 or (len(histogram) and histogram.min() < 0):
-        raise InvalidArgument(f"a histogram of {total} symbols, allowed are fewer than 2**39, none of them negative")
-    order = order[histogram[order] > 0]
-    count = len(order)
-    if count < 2:
-        return NO_CLASSES
-    ends = np.minimum(np.arange(count)[:, None] + (1 << np.arange(MAX_LITERAL_WIDTH + 1)), count)
-    sums = np.concatenate([[0], np.cumsum(histogram[order])])
-    prices = class_prices(sums[ends] - sums[:count, None], total, table_log).tolist()
-    best: list[int] = [0] + [1 << 62] * count
-    width_to = [0] * (count + 1)
-    begin_of = [0] * (count + 1)
-    for begin, row in enumerate(prices):
-        before = best[begin]
-        for width, price in enumerate(row[: (count - begin - 1).bit_length() + 1]):
-            end = begin + (1 << width)
-            end = end if end < count else count
-            if before + price < best[end]:
-                best[end], width_to[end], begin_of[end] = before + price, width, begin
-    widths, members = [], []
-    end = count
-    while end:
-        if width_to[end]:
-            group = order[begin_of[end] : end].tolist()
-            widths.append(width_to[end])
-            members.append(group + group[:1] * ((1 << width_to[end]) - len(group)))
-        end = begin_of[end]
-    if not widths:
-        return NO_CLASSES
-    return np.array([len(widths), *widths[::-1], *(symbol for group in members[::-1] for symbol in group)], np.uint8)
+    symbols = order[histogram[order] > 0]
+    sums = np.concatenate([[0], np.cumsum(histogram[symbols])])
+    count, size = len(symbols), 1 << np.arange(MAX_LITERAL_WIDTH + 1)
+    begins = np.arange(count)[:, None]
+    ends = np.where(begins + size // 2 < count, np.minimum(begins + size, count), 0)
+    h = histogram[symbols]
+    return Line(symbols, np.maximum(0, sums[ends] - sums[begins]), ends, h * (np.log2(sums[-1] / h) + LOG2_E / UNIT))
 
 
-def class_prices(occurrences: npt.NDArray[np.int64], total: int, table_log: int) -> npt.NDArray[np.int64]:
+def cut(line: Line, table_log: int, literal_price: int) -> npt.NDArray[np.uint8]:
+    """The classes of the cheapest cut, see `plan_classes`."""
+    prices = part_prices(line.occurrences, int(line.occurrences[:, 0].sum()), table_log, literal_price)
+    worth = worthwhile(line, prices, literal_price)
+    last = int(line.ends[worth].max(initial=0))  # behind it there are single symbols only
+    worth[:, 0] = True
+    best: list[int] = [0] + [1 << 62] * last
+    begin_to, width_to = [0] * (last + 1), [0] * (last + 1)
+    begins, widths = np.nonzero(worth[:last])
+    parts = begins, widths, line.ends[begins, widths], prices[begins, widths]
+    for begin, width, end, price in zip(*(column.tolist() for column in parts), strict=True):
+        if best[begin] + price < best[end]:
+            best[end], begin_to[end], width_to[end] = best[begin] + price, begin, width
+    chosen: list[int] = []  # widths
+    members: list[int] = []
+    while last:
+        begin, width = begin_to[last], width_to[last]
+        if width:
+            group = line.symbols[begin:last].tolist()
+            members = group + group[:1] * ((1 << width) - len(group)) + members
+            chosen = [width, *chosen]
+        last = begin
+    return np.array([len(chosen), *chosen, *members], np.uint8) if chosen else NO_CLASSES
+
+
+def worthwhile(line: Line, prices: npt.NDArray[np.int64], literal_price: int) -> npt.NDArray[np.bool_]:
+    """Which parts are classes that the cheapest cut may have, (places, widths).
+
+    C of N occurrences cost no less than ``f(C) = C log2(N / C) + C log2(e)`` bits, the price of exactly C L / N slots.
+    A class adds C w bits of literals, so it costs no less than the sum of f over its members: their entropy is at
+    most w. A single symbol costs more than f, as slots are whole. At most this waste is what a symbol gains by a
+    class, less the literal price and its 8 bits in the list of members: a class whose gains do not sum to more than
+    zero is dearer than its symbols apart.
+    """
+    gains = (prices[:, 0] - line.occurrences[:, 0] * literal_price) / UNIT - line.bits - 8
+    gained = np.concatenate([[0], np.cumsum(gains)])
+    # The 8 bits of a class's width are left out: they are more than all rounding, of these sums and of prices.
+    worth = (gained[line.ends] > gained[:-1, None]) & (line.ends > 0)
+    worth[:, 0] = False
+    return worth
+
+
+def part_prices(
+    occurrences: npt.NDArray[np.int64], total: int, table_log: int, literal_price: int
+) -> npt.NDArray[np.int64]:
     """Price of every part, see `plan_classes`: (parts, widths) from and to the same shape, in 2**-16 bits."""
     slots = np.maximum(1, ((occurrences << (table_log + 1)) + total) // (2 * total))
-    logs = np.array(log2_table(table_log))
-    coded = occurrences * ((table_log << LOG2_FRACTION_BITS) - logs[slots]) + slots * (total * LOG2_E >> table_log)
+    bits = (table_log << LOG2_FRACTION_BITS) - log2_table()[slots]
     width = np.arange(occurrences.shape[1])
-    literals = occurrences * (width + LITERAL_PRICE) << LOG2_FRACTION_BITS
+    literals = occurrences * ((width << LOG2_FRACTION_BITS) + literal_price)
     stored = 8 * (1 + (1 << width)) << LOG2_FRACTION_BITS
-    return coded + np.where(width > 0, literals + stored, 0)
+    price = occurrences * bits + slots * (total * LOG2_E >> table_log)
+    return price + np.where(width > 0, literals + stored, 0)
 
 
 def merge_histogram(histogram: npt.NDArray[np.int64], table: ClassTable) -> npt.NDArray[np.int64]:

@@ -10,7 +10,6 @@ Bloom's heap normalization without a logarithm. It is also Webster's (Sainte-Lag
 apportionment with one seat guaranteed. Specification: docs/spec/tans.md, "Normalized counts".
 """
 
-import heapq
 from functools import cache
 
 import numpy as np
@@ -21,6 +20,7 @@ from refimpl.errors import InvalidArgument
 MIN_TABLE_LOG = 5
 MAX_TABLE_LOG = 12
 LOG2_FRACTION_BITS = 16
+STEP = 1.05  # between thresholds that are tried one after the other
 
 
 def histogram(symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -79,32 +79,50 @@ def normalize_counts(histogram: npt.NDArray[np.int64], table_log: int) -> npt.ND
         raise InvalidArgument(f"{len(present)} symbols occur, a table of {slots} slots holds 1 to {slots}")
     if histogram.min() < 0 or histogram.max() >= 1 << 39:
         raise InvalidArgument("histogram entries must be in [0, 2**39)")
-    # h < 2**39 and 2q+1 < 2**14 keep distinct quotients apart in float64, equal ones equal:
-    # the order is exact. The symbol in the tuple settles ties for the lower one.
-    counts = most_slots(histogram, slots)
-    gains = [(-int(histogram[s]) / int(2 * counts[s] + 1), int(s)) for s in present]
-    heapq.heapify(gains)
-    for _ in range(slots - int(counts.sum())):
-        symbol = gains[0][1]
-        counts[symbol] += 1
-        heapq.heapreplace(gains, (-int(histogram[symbol]) / int(2 * counts[symbol] + 1), symbol))
-    return counts
-
-
-def most_slots(histogram: npt.NDArray[np.int64], slots: int) -> npt.NDArray[np.int64]:
-    """Slots that go to a symbol before any quotient falls to a threshold that leaves some slots over.
-
-    The order within them does not matter, so they are given at once.
-    """
     threshold = int(histogram.sum()) / (2 * slots)
-    while True:
-        threshold *= 1.05
-        j = ((histogram / threshold - 1) / 2).astype(np.int64)  # about the last slot above the threshold
-        j = np.where(histogram / (2 * j + 3) > threshold, j + 1, j)
-        j = np.where(histogram / (2 * j + 1) > threshold, j, j - 1)
-        counts = np.where(histogram > 0, np.maximum(j, 0) + 1, 0)
-        if int(counts.sum()) <= slots:
-            return counts
+    most = slots_above(histogram, threshold)
+    while int(most.sum()) < slots:
+        threshold /= STEP
+        most = slots_above(histogram, threshold)
+    counts = most
+    while int(counts.sum()) > slots:
+        threshold *= STEP
+        most, counts = counts, slots_above(histogram, threshold)
+    # What is left over goes to the largest quotients among those that `most` has and `counts` has not.
+    symbol, more = list_slots(most - counts)
+    quotient = histogram[symbol] / (2 * (counts[symbol] + more) + 1)
+    first = np.argsort(-quotient, kind="stable")  # of equal ones the lower symbol
+    return counts + np.bincount(symbol[first[: slots - int(counts.sum())]], minlength=len(histogram))
+
+
+def slots_above(histogram: npt.NDArray[np.int64], threshold: float) -> npt.NDArray[np.int64]:
+    """Slots of each symbol: the guaranteed one, and more as long as its quotient is above the threshold.
+
+    Entries below 2**39 and divisors below 2**14 keep distinct quotients apart in float64, equal ones equal.
+
+    Examples
+    --------
+    >>> slots_above(np.array([70, 0, 25, 5]), 10)  # 70/3 and 70/5 are above 10
+    array([3, 0, 1, 1])
+    """
+    q = ((histogram / threshold - 1) / 2).astype(np.int64)  # about the last quotient above
+    q += histogram / (2 * q + 3) > threshold
+    q -= histogram / (2 * q + 1) <= threshold
+    return np.where(histogram > 0, np.maximum(q, 0) + 1, 0)
+
+
+def list_slots(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(symbol, slot) pairs in symbol order: every symbol with slots 0 to q-1.
+
+    Examples
+    --------
+    >>> symbol, slot = list_slots(np.array([2, 0, 3]))
+    >>> symbol.tolist(), slot.tolist()
+    ([0, 0, 2, 2, 2], [0, 1, 0, 1, 2])
+    """
+    symbol = np.repeat(np.arange(len(counts)), counts)
+    first = np.cumsum(counts) - counts  # (alphabet,) index of each symbol's slot 0
+    return symbol, np.arange(len(symbol)) - first[symbol]
 
 
 def coded_cost(histogram: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> int:
@@ -116,14 +134,16 @@ def coded_cost(histogram: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) 
     4.0
     """
     table_log = int(counts.sum()).bit_length() - 1
-    logs, whole = log2_table(table_log), table_log << LOG2_FRACTION_BITS
-    return sum(h * (whole - logs[q]) for h, q in zip(histogram.tolist(), counts.tolist(), strict=True) if h)
+    bits = (table_log << LOG2_FRACTION_BITS) - log2_table()[counts]
+    return sum((histogram * bits).tolist())
 
 
 @cache
-def log2_table(table_log: int) -> tuple[int, ...]:
-    """`log2_fixed` of 1 to 2**table_log; entry 0 is unused."""
-    return (0, *(log2_fixed(q) for q in range(1, (1 << table_log) + 1)))
+def log2_table() -> npt.NDArray[np.int64]:
+    """`log2_fixed` of 1 to 2**MAX_TABLE_LOG; entry 0 is unused."""
+    table = np.array([0, *map(log2_fixed, range(1, (1 << MAX_TABLE_LOG) + 1))])
+    table.flags.writeable = False
+    return table
 
 
 def log2_fixed(x: int) -> int:
@@ -164,3 +184,10 @@ def check_table_log(table_log: int) -> None:
     """Raise `InvalidArgument` unless ``table_log`` is 5 to 12."""
     if not MIN_TABLE_LOG <= table_log <= MAX_TABLE_LOG:
         raise InvalidArgument(f"table_log is {table_log}, allowed are {MIN_TABLE_LOG} to {MAX_TABLE_LOG}")
+
+
+def check_histogram(histogram: npt.NDArray[np.int64]) -> None:
+    """Raise `InvalidArgument` unless entries are non-negative and sum to less than 2**39."""
+    total = sum(histogram.tolist())
+    if total >= 1 << 39 or (len(histogram) and histogram.min() < 0):
+        raise InvalidArgument(f"a histogram of {total} symbols, allowed are fewer than 2**39, none of them negative")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refimpl.errors import InvalidArgument
-from refimpl.tans.counts import MAX_TABLE_LOG, MIN_TABLE_LOG
+from refimpl.tans.counts import MAX_TABLE_LOG, MIN_TABLE_LOG, list_slots
 
 
 def spread_symbols(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
@@ -52,20 +52,6 @@ def spread_symbols(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     q = counts[symbol]
     key = np.where(q == 1, 1 << 16, ((2 * slot + 1) << 16) // (2 * q))
     return symbol[np.argsort(key, kind="stable")].astype(np.uint8)
-
-
-def list_slots(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(symbol, slot) pairs in symbol order: every symbol with slots 0 to q-1.
-
-    Examples
-    --------
-    >>> symbol, slot = list_slots(np.array([2, 0, 3]))
-    >>> symbol.tolist(), slot.tolist()
-    ([0, 0, 2, 2, 2], [0, 1, 0, 1, 2])
-    """
-    symbol = np.repeat(np.arange(len(counts)), counts)
-    first = np.cumsum(counts) - counts  # (alphabet,) index of each symbol's slot 0
-    return symbol, np.arange(len(symbol)) - first[symbol]
 
 
 def table_log_of(counts: npt.NDArray[np.int64]) -> int:

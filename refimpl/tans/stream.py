@@ -19,12 +19,13 @@ import numpy.typing as npt
 from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, Truncated
 from refimpl.tans import counts as counts_module
 from refimpl.tans.bits import append_bits, read_fields, write_fields
-from refimpl.tans.classes import ClassTable, class_table
+from refimpl.tans.classes import LITERAL_PRICE, ClassTable, class_table
 from refimpl.tans.counts import coded_cost, normalize_counts
 from refimpl.tans.decoding import decode_lanes
 from refimpl.tans.encoding import encode_lanes
-from refimpl.tans.lanes import choose_lane_count
+from refimpl.tans.lanes import check_profile, choose_lane_count
 from refimpl.tans.model import choose_model
+from refimpl.tans.nibbles import pack_nibbles
 from refimpl.tans.spread import table_log_of
 from refimpl.tans.tables import DecodeTable, EncodeTable, decode_table, encode_table
 
@@ -87,6 +88,12 @@ class AppendBits(Protocol):
     ) -> npt.NDArray[np.uint32]: ...
 
 
+class PackNibbles(Protocol):
+    """Signature of `refimpl.tans.nibbles.pack_nibbles`."""
+
+    def __call__(self, symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]: ...
+
+
 class Kernels(NamedTuple):
     """The loops that touch every symbol or word; a faster twin replaces just these."""
 
@@ -94,9 +101,10 @@ class Kernels(NamedTuple):
     encode_lanes: EncodeLanes
     decode_lanes: DecodeLanes
     append_bits: AppendBits
+    pack_nibbles: PackNibbles
 
 
-NUMPY = Kernels(counts_module.histogram, encode_lanes, decode_lanes, append_bits)
+NUMPY = Kernels(counts_module.histogram, encode_lanes, decode_lanes, append_bits, pack_nibbles)
 
 
 def encode_stream(
@@ -114,7 +122,8 @@ def encode_stream(
     symbols : uint8, shape (n,)
         n >= 1.
     profile : {"gpu", "archive"}
-        Lane length to aim at, see `refimpl.tans.lanes.choose_lane_count`.
+        Lane length to aim at, see `refimpl.tans.lanes.choose_lane_count`, and price of a literal, see
+        `refimpl.tans.classes.plan_classes`.
     table_log, lane_count : int, optional
         Set instead of chosen.
     kernels : Kernels
@@ -132,6 +141,7 @@ def encode_stream(
     >>> len(symbols), stream.words.nbytes, np.array_equal(decode_stream(stream), symbols)
     (320, 56, True)
     """
+    check_profile(profile)
     if len(symbols) == 0:
         raise InvalidArgument("a stream holds at least one symbol")
     histogram = kernels.histogram(symbols)
@@ -141,7 +151,7 @@ def encode_stream(
         lane_count = choose_lane_count(len(symbols), bits, profile)
     if not 1 <= lane_count <= len(symbols):
         raise InvalidArgument(f"lane_count is {lane_count}, allowed are 1 to {len(symbols)}")
-    model = choose_model(histogram, lane_count, table_log)
+    model = choose_model(histogram, lane_count, table_log, LITERAL_PRICE[profile])
     table_log = table_log_of(model.counts)
     padding = int(np.argmax(model.counts))
     start_states, bit_lengths, payload = kernels.encode_lanes(

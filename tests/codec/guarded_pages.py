@@ -77,7 +77,7 @@ def guard(side):
 
 def guarded_classes(classes, side):
     names = ("leader", "index", "width", "first", "member")
-    return ClassTable(*(guarded(getattr(classes, name), side) for name in names))
+    return ClassTable(*(module.read_only(guarded(getattr(classes, name), side)) for name in names))
 
 
 def round_trips(side):

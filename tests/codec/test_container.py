@@ -145,6 +145,29 @@ def test_what_is_no_safetensors_file_is_refused(data):
         read_container(data)
 
 
+@pytest.mark.parametrize("old", ['"plain":', '"__metadata__":', '"dtype":"F32"', '"shape":[2,3]', '"format":"pt"'])
+def test_a_key_that_occurs_twice_is_refused(old):
+    header, begin = read_header(FILE)
+    text = json.dumps(header, separators=(",", ":"))
+    assert text.count(old) >= 1
+    key = old[: old.index(":") + 1]
+    repeated = text.replace(old, f"{key}{{}},{old}" if old == key else f"{old},{old}", 1).encode()
+    with pytest.raises(Corrupt, match="twice"):
+        read_container(struct.pack("<Q", len(repeated)) + repeated + FILE[begin:])
+
+
+@pytest.mark.parametrize("old", ['"version":1', '"shape":[20,30]', '"codes":'])
+def test_a_key_that_occurs_twice_in_the_index_is_refused(old):
+    header, _ = read_header(FILE)
+    key = old[: old.index(":") + 1]
+    repeated = f"{key}{{}},{old}" if old == key else f"{old},{old}"
+    index = header["__metadata__"]["tansor"]
+    assert old in index
+    header["__metadata__"]["tansor"] = index.replace(old, repeated, 1)
+    with pytest.raises(Corrupt, match="twice"):
+        read_container(rebuild(FILE, header))
+
+
 def test_a_deeply_nested_header_is_refused():
     text = b'{"a":' + b"[" * 200_000
     with pytest.raises(Corrupt):

@@ -416,3 +416,19 @@ def test_a_wrong_symbol_checksum_is_refused(name):
 def test_frames_say_the_checksum_of_their_symbols(name):
     frame = read_frame(FRAMES[name])
     assert frame.symbols_crc == zlib.crc32(decode_frame(frame).tobytes())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_more_symbols_than_the_caller_allows_are_refused(name):
+    count = len(decode(SMALL[name]))
+    assert len(decode(SMALL[name], max_symbols=count)) == count
+    if count:
+        with pytest.raises(LimitExceeded, match=f"{count} symbols, allowed are {count - 1}"):
+            decode(SMALL[name], max_symbols=count - 1)
+
+
+def test_a_small_frame_that_claims_billions_of_symbols_can_be_refused():
+    frame = bytearray(encode(np.full(1000, 7, np.uint8)))
+    frame[8:16] = (10**12).to_bytes(8, "little")
+    with pytest.raises(LimitExceeded):
+        decode(reseal(frame), max_symbols=10**9)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numba import njit
 from strategies import (
     coded_streams,
     coder_inputs,
@@ -304,7 +305,7 @@ def test_twins_agree_on_damaged_words_of_any_model(coded, packed, data):
 small = st.integers(-3, 700)
 huge = st.sampled_from([2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**63, 2**64, 2**64 - 1, 2**80, -(2**63)])
 hostile_counts = (
-    normalized_counts(max_table_log=9)
+    normalized_counts(table_logs=(5, 9))
     | hnp.arrays(np.int64, st.integers(0, 5))
     | hnp.arrays(np.int64, st.integers(0, 5), elements=st.sampled_from([-32, 0, 1, 16, 32, 4096, 2**62, 2**63 - 1]))
 )
@@ -398,11 +399,14 @@ def test_decoders_are_twins_on_lanes_of_noise_that_are_used_up(model, words, ste
 @given(normalized_counts(), groups())
 def test_packed_decode_tables_hold_the_three_columns_and_the_leaders(counts, drawn):
     table, classes = decode_table(counts), class_table(stored_classes(drawn))
+    size = len(table.symbol)
     packed = pack_decode_table(table, classes)
     assert packed.dtype == np.uint32
+    assert not packed[:size].any()
+    packed = packed[size:]
     assert np.array_equal(packed & 15, table.bit_count)
     assert np.array_equal(packed >> 8 & 0xFF, table.symbol)
-    assert np.array_equal(packed >> 16, table.base)
+    assert np.array_equal((packed >> 16) << (packed & 15), table.base + size)
     assert not (packed >> 4 & 7).any()
     assert np.array_equal(packed >> 7 & 1, np.isin(table.symbol, [members[0] for members in drawn]))
 
@@ -447,3 +451,41 @@ def test_the_longest_lane_of_the_dearest_symbols_fits_the_encoders_buffer(drawn)
 def test_fewer_than_one_thread_is_refused(jobs):
     with pytest.raises(InvalidArgument, match="at least one"):
         numba_kernels(jobs)
+
+
+@given(st.lists(st.integers(0, 15), max_size=70))
+def test_packed_nibbles_are_twins(drawn):
+    symbols = np.array(drawn, np.uint8)
+    for strided in (symbols, np.repeat(symbols, 2)[::2]):
+        packed = NUMBA.pack_nibbles(strided)
+        assert packed.dtype == np.uint8
+        assert packed.tolist() == NUMPY.pack_nibbles(symbols).tolist()
+
+
+@pytest.mark.parametrize("lanes", [1, 64, 65, 100, 129, 200])
+@pytest.mark.parametrize("log", [0, 9, 11, 13])
+def test_tiles_of_too_many_bytes_are_cut(lanes, log):
+    symbols = np.minimum(rng(lanes).geometric(0.3, 5000) - 1, 20).astype(np.uint8)
+    stream = encode_stream(symbols, lane_count=lanes)
+    with (
+        patch.object(module, "MAX_TILE_BITS_LOG", log),
+        patch.object(
+            module,
+            "decode_range",
+            njit(module.decode_range.py_func),  # with the constant as it is now
+        ),
+    ):
+        assert np.array_equal(decode_stream(stream, kernels=NUMBA), symbols)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 1])
+@pytest.mark.parametrize("packed", [False, True])
+def test_symbols_with_literals_may_be_frequent(share, packed):
+    counts, stored = np.array([16, 8, 8]), stored_classes([[1, 3, 4, 5], [2, 200]])
+    table, classes = encode_table(counts), class_table(stored)
+    random = rng(8)
+    symbols = np.where(random.random(70_000) < share, random.choice([1, 2, 3, 4, 5, 200], 70_000), 0).astype(np.uint8)
+    for lanes in (1, 64, 100, 333):
+        start, lengths, payload = NUMPY.encode_lanes(symbols, lanes, 0, table, classes)
+        fields = payload, 0, start, lengths, decode_table(counts), classes, len(symbols), packed
+        assert np.array_equal(NUMBA.decode_lanes(*fields), NUMPY.decode_lanes(*fields))

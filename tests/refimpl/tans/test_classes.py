@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from strategies import disjoint_groups, groups, histograms, hostile_classes, rng, stored_classes, table_logs
 
 from refimpl.errors import Corrupt, InvalidArgument
-from refimpl.tans.classes import NO_CLASSES, class_prices, class_table, log2_table, merge_histogram, plan_classes
+from refimpl.tans.classes import LITERAL_PRICE, NO_CLASSES, class_table, merge_histogram, part_prices, plan_classes
+from refimpl.tans.counts import log2_table
 
 
 def as_groups(stored):
@@ -112,19 +113,20 @@ def test_255_classes_are_as_many_as_there_can_be():
     assert np.array_equal(table.member[table.first[table.leader] + table.index], np.arange(256))
 
 
+literal_prices = st.sampled_from(list(LITERAL_PRICE.values()))
 few = histograms(max_alphabet=10, largest=2000) | histograms(max_alphabet=10, largest=2**35)
 
 
 @settings(max_examples=150)
-@given(few, table_logs)
-@example(np.array([2**39 - 1]), 12)
-@example(np.array([2**39 - 2, 1]), 12)
-@example(np.array([2**38 - 1, 2**38]), 5)
-@example(np.array([2**30, 1, 1, 1, 2, 2, 3, 9]), 12)
-def test_planned_classes_cost_as_much_as_the_cheapest_of_all(counted, table_log):
-    classes = as_groups(plan_classes(counted, table_log))
-    price = oracle.plan_price(counted.tolist(), classes, table_log)
-    assert price == oracle.cheapest_price(counted.tolist(), table_log)
+@given(few, table_logs, literal_prices)
+@example(np.array([2**39 - 1]), 12, 1 << 16)
+@example(np.array([2**39 - 2, 1]), 12, 1 << 12)
+@example(np.array([2**38 - 1, 2**38]), 5, 1 << 16)
+@example(np.array([2**30, 1, 1, 1, 2, 2, 3, 9]), 12, 1 << 12)
+def test_planned_classes_cost_as_much_as_the_cheapest_of_all(counted, table_log, literal_price):
+    classes = as_groups(plan_classes(counted, table_log, literal_price))
+    price = oracle.plan_price(counted.tolist(), classes, table_log, literal_price)
+    assert price == oracle.cheapest_price(counted.tolist(), table_log, literal_price)
 
 
 @settings(max_examples=25)
@@ -196,18 +198,22 @@ def test_too_many_symbols_are_refused(counted):
         plan_classes(np.array(counted, np.int64), 8)
 
 
-@given(st.lists(st.integers(1, 2**39 - 1), min_size=1, max_size=5), table_logs)
-def test_prices_are_those_of_the_definition(parts, table_log):
+@given(st.lists(st.integers(1, 2**39 - 1), min_size=1, max_size=5), table_logs, literal_prices)
+def test_prices_are_those_of_the_definition(parts, table_log, price):
     total = max(parts)
-    prices = class_prices(np.repeat(np.array(parts)[:, None], 9, axis=1), total, table_log)
-    assert prices.tolist() == [[oracle.part_price(c, w, total, table_log) for w in range(9)] for c in parts]
+    prices = part_prices(np.repeat(np.array(parts)[:, None], 9, axis=1), total, table_log, price)
+    assert prices.tolist() == [[oracle.part_price(c, w, total, table_log, price) for w in range(9)] for c in parts]
 
 
 def test_logarithms_of_all_slots_are_truncated_and_exact():
-    table = log2_table(12)
-    assert len(table) == 4097
-    assert list(table[1:]) == [math.floor(65536 * math.log2(q)) for q in range(1, 4097)]
-    assert log2_table(5) == table[:33]
+    assert log2_table()[1:].tolist() == [math.floor(65536 * math.log2(q)) for q in range(1, 4097)]
+
+
+@settings(max_examples=300)
+@given(histograms(largest=2**30) | histograms(largest=10**4), table_logs, literal_prices)
+def test_plans_are_those_of_all_parts_tried(counted, table_log, price):
+    found = plan_classes(counted, table_log, price)
+    assert as_groups(found) == oracle.plan(counted.tolist(), table_log, price)
 
 
 @given(histograms(largest=10**6), disjoint_groups())

@@ -14,8 +14,8 @@ from refimpl.tans.counts import (
     coded_cost,
     histogram,
     log2_fixed,
-    most_slots,
     normalize_counts,
+    slots_above,
 )
 
 
@@ -116,17 +116,12 @@ def test_large_tables_are_those_of_webster_in_fractions(counted, table_log):
     assert normalize_counts(np.array(counted), table_log).tolist() == apportion(counted, 1 << table_log)
 
 
-@given(histograms(), table_logs)
-def test_slots_given_at_once_are_no_more_than_in_the_end(counted, table_log):
-    table_log = max(table_log, needed_log(counted))
-    at_once = most_slots(counted, 1 << table_log)
-    assert np.array_equal(at_once > 0, counted > 0)
-    assert (at_once <= normalize_counts(counted, table_log)).all()
-
-
-def test_most_slots_of_an_even_histogram_are_given_at_once():
-    counted = np.full(100, 10**6)
-    assert most_slots(counted, 4096).sum() > 0.9 * 4096
+@given(histograms(), st.floats(0.001, 2.0**40) | st.integers(1, 1000))
+def test_slots_above_a_threshold_are_those_with_larger_quotients(counted, threshold):
+    threshold = max(threshold, counted.max() / 5000)
+    for h, q in zip(counted.tolist(), slots_above(counted, threshold).tolist(), strict=True):
+        assert q == 0 if h == 0 else q == 1 or h / (2 * q - 1) > threshold
+        assert h / (2 * q + 1) <= threshold
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from strategies import histograms, rng, table_logs
 
 from refimpl.errors import InvalidArgument
-from refimpl.tans.classes import class_table, plan_classes
+from refimpl.tans.classes import LITERAL_PRICE, class_table, plan_classes
 from refimpl.tans.counts import coded_cost, normalize_counts, stored_counts
-from refimpl.tans.model import Model, choose_model, make_model, model_cost
+from refimpl.tans.model import Model, choose_model, cost_bounds, make_model, model_cost
 
 
 def needed_log(counted):
@@ -52,18 +52,18 @@ def test_without_classes_a_model_is_normalized_counts(counted, table_log):
         assert model.counts.tolist() == normalize_counts(trimmed, table_log).tolist()
 
 
-@given(counted_symbols, table_logs, st.integers(1, 10**6))
-def test_the_cost_counts_every_stored_bit(counted, table_log, lanes):
+@given(counted_symbols, table_logs, st.integers(1, 10**6), st.integers(0, 1 << 16))
+def test_the_cost_counts_every_stored_bit(counted, table_log, lanes, price):
     table_log = max(table_log, needed_log(counted))
     model = make_model(counted, table_log)
     classes = oracle.read_classes(model.classes.tolist())
     counted_list = counted.tolist()
     merged = oracle.merged(counted_list, classes)[: len(model.counts)]
     widths = [oracle.in_class(s, classes)[2] for s in range(len(counted_list))]
-    literals = sum(h * (w + 1) for h, w in zip(counted_list, widths, strict=True) if w)  # a bit more than their own
+    literals = sum(h * ((w << 16) + price) for h, w in zip(counted_list, widths, strict=True) if w)
     stored = 8 * (len(model.counts) * (1 if max(model.counts) < 256 else 2) + len(model.classes))
     ideal = coded_cost(np.array(merged), model.counts)
-    assert model_cost(model, counted, lanes) == ideal + (literals + lanes * table_log + stored << 16)
+    assert model_cost(model, counted, lanes, price) == ideal + literals + (lanes * table_log + stored << 16)
 
 
 def test_the_cost_of_classes_by_hand():
@@ -74,14 +74,19 @@ def test_the_cost_of_classes_by_hand():
     assert model_cost(model, counted, lane_count=2) == (34 + 4 * 3 + 2 * 5 + 8 * (3 + 6)) << 16
 
 
-@settings(max_examples=30)
-@given(histograms(max_alphabet=64, largest=10**6), st.integers(1, 10**5))
-def test_the_chosen_model_is_the_cheapest_and_smallest_of_equals(counted, lanes):
+@settings(max_examples=200)
+@given(
+    histograms(largest=2**30) | histograms(max_alphabet=64, largest=10**6),
+    st.integers(1, 10**5),
+    st.sampled_from(list(LITERAL_PRICE.values())),
+)
+def test_the_chosen_model_is_the_cheapest_of_all_and_smallest_of_equals(counted, lanes, price):
     allowed = range(needed_log(counted), 13)
-    chosen = choose_model(counted, lanes)
-    costs = {r: model_cost(make_model(counted, r), counted, lanes) for r in allowed}
-    best = min(allowed, key=lambda r: (costs[r], r))
-    assert same(chosen, make_model(counted, best))
+    models = {r: make_model(counted, r, price) for r in allowed}
+    costs = {r: model_cost(models[r], counted, lanes, price) for r in allowed}
+    bounds = cost_bounds(counted, lanes, allowed, price)
+    assert all(bound <= cost for bound, cost in zip(bounds, costs.values(), strict=True))
+    assert same(choose_model(counted, lanes, None, price), models[min(allowed, key=lambda r: (costs[r], r))])
 
 
 @given(counted_symbols, table_logs, st.integers(1, 1000))

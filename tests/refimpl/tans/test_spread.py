@@ -5,7 +5,8 @@ from oracle import spread
 from strategies import normalized_counts
 
 from refimpl.errors import InvalidArgument
-from refimpl.tans.spread import list_slots, spread_symbols, table_log_of
+from refimpl.tans.counts import list_slots
+from refimpl.tans.spread import spread_symbols, table_log_of
 
 
 @given(normalized_counts())
