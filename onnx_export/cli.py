@@ -122,7 +122,14 @@ def make_parser() -> argparse.ArgumentParser:
     conformance.add_argument("--list", action="store_true", help="list the cases and leave")
     conformance.set_defaults(command=run_conformance)
 
-    for command, mode in ((run, "streaming"), (evaluate, "resident")):
+    bench = commands.add_parser("bench", help="measure a model: load time, latency, memory, decoding speed")
+    bench.add_argument("input", type=Path, metavar="IN")
+    bench.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="runs of which the median counts (default: 5)"
+    )
+    bench.set_defaults(command=run_bench)
+
+    for command, mode in ((run, "streaming"), (evaluate, "resident"), (bench, "streaming")):
         command.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
         command.add_argument(
             "--mode", default=mode, choices=["streaming", "resident"],
@@ -130,7 +137,7 @@ def make_parser() -> argparse.ArgumentParser:
         )  # fmt: skip
     for command in (compress, decompress, run):
         command.add_argument("--force", action="store_true", help="replace an existing output")
-    for command in (demo, compress, inspect, verify, evaluate, conformance):
+    for command in (demo, compress, inspect, verify, evaluate, bench, conformance):
         command.add_argument(
             "--json", nargs="?", const="-", metavar="FILE", help="print the result as JSON, or write it to FILE"
         )
@@ -243,7 +250,10 @@ def run_run(options: argparse.Namespace) -> None:
         if not (name and equals and file):
             raise InvalidArgument(f"--input {feed}: write NAME=FILE.npy")
         feeds[name] = read_array(Path(file))
-    outputs = run(options.input, feeds, mode=options.mode, device=options.device)
+    outputs = run(
+        options.input, feeds, mode=options.mode, device=options.device,
+        tell=lambda line: print(f"tansor: {line}", file=sys.stderr),
+    )  # fmt: skip
     write_whole(options.output, lambda part: np.savez(part, **outputs), force=options.force)  # type: ignore[arg-type]
 
 
@@ -260,6 +270,15 @@ def run_evaluate(options: argparse.Namespace) -> None:
             device=options.device, mode=options.mode, progress=progress,
         )  # fmt: skip
     show(result, options.json, evaluate_table)
+
+
+def run_bench(options: argparse.Namespace) -> None:
+    """Tansor bench."""
+    from onnx_export.bench import bench, print_bench
+
+    json_path(options)
+    result = bench(options.input, device=options.device, mode=options.mode, repeats=options.repeats)
+    show(result, options.json, print_bench)
 
 
 def run_conformance(options: argparse.Namespace) -> int:

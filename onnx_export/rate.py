@@ -40,6 +40,7 @@ from refimpl.symbols import to_symbols
 
 TRIAL_BITS = 3.0  # coarse enough to be seen at the outputs, fine enough for errors to add up
 FAINTEST = 2.0**-5  # smallest gain over the typical one: samples may just not have shown what a weight is for
+SMALLEST_ROW = 2.0**-100  # rms of a row that gets a scale: what is smaller rounds to zero
 TRIES = 6  # of a plan
 NEAR = 0.02  # of log2(step): not worth quantizing a weight again
 FAR = 0.75  # of log2(step): a gain is not trusted farther from where it was measured
@@ -88,7 +89,7 @@ class Layer:
         if not self.by_row:
             return np.ones((len(rows), 1), np.float32)
         rms = np.sqrt(np.mean(np.square(rows, dtype=np.float64), axis=1, keepdims=True)).astype(np.float32)
-        return np.where(rms > 0, truncate_mantissa(rms), np.float32(1))
+        return np.where(rms > SMALLEST_ROW, truncate_mantissa(rms), np.float32(1))
 
     def values(self, codes: npt.NDArray[np.int8], step: np.float32) -> Array:
         """What a decoder sees of these codes, in the weight's own layout and type."""

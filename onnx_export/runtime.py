@@ -1,6 +1,8 @@
 """ONNX Runtime, if it is installed: a missing one is a sentence, not a traceback."""
 
 import contextlib
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +11,8 @@ import numpy.typing as npt
 import onnx
 
 from onnx_export.files import PROTOBUF_LIMIT, first_line
+from onnx_export.functions import DOMAIN
+from onnx_export.native import library_path
 from refimpl.errors import ExportError, InvalidArgument
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -40,7 +44,9 @@ def onnxruntime() -> Any:
     return ort
 
 
-def open_session(model: onnx.ModelProto | str, device: str = "cpu", options: Any = None) -> Any:
+def open_session(
+    model: onnx.ModelProto | str, device: str = "cpu", options: Any = None, *, native: bool | None = None
+) -> Any:
     """An InferenceSession on one device, without silent fallback.
 
     Parameters
@@ -49,13 +55,17 @@ def open_session(model: onnx.ModelProto | str, device: str = "cpu", options: Any
         A model in memory, or the path of a file.
     device : {"cpu", "cuda"}
     options : onnxruntime.SessionOptions, optional
+        For this session alone.
+    native : bool, optional
+        Whether calls of `ai.tansor` run the native op library instead of the function bodies. Default: if it was
+        built, and the environment variable ``TANSOR_NATIVE`` is not 0.
 
     Raises
     ------
     InvalidArgument
         Unknown device.
     ExportError
-        ONNX Runtime is missing, refuses the model, or has no such device.
+        ONNX Runtime is missing, refuses the model, or has no such device; or there is no library and it was asked for.
     """
     if device not in PROVIDERS:
         raise InvalidArgument(f"device is {device!r}, allowed are {', '.join(PROVIDERS)}")
@@ -65,21 +75,78 @@ def open_session(model: onnx.ModelProto | str, device: str = "cpu", options: Any
     if device == "cuda":
         with contextlib.suppress(Exception):  # it prints what it could not load; the check below decides
             ort.preload_dlls()
+    options = ort.SessionOptions() if options is None else options
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `placement`
+    # ONNX Runtime's Python package would start again on another provider.
+    arguments = {"sess_options": options, "providers": [PROVIDERS[device]], "enable_fallback": 0}
     try:
+        if use_native(native):
+            options.register_custom_ops_library(str(library_path()))
         if isinstance(model, str):
-            session = ort.InferenceSession(model, options, providers=[PROVIDERS[device]])
+            session = ort.InferenceSession(model, **arguments)
         elif model.ByteSize() < PROTOBUF_LIMIT:
-            session = ort.InferenceSession(model.SerializeToString(), options, providers=[PROVIDERS[device]])
+            session = ort.InferenceSession(model.SerializeToString(), **arguments)
         else:
-            session = open_large(ort, model, options, PROVIDERS[device])
+            session = open_large(ort, model, arguments)
+    except ExportError:
+        raise
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise ExportError(f"ONNX Runtime refuses the model: {first_line(error)}") from None
     if session.get_providers()[0] != PROVIDERS[device]:
         raise ExportError("CUDA was asked for, but ONNX Runtime could only start the CPU")
+    session.disable_fallback()
     return session
 
 
-def open_large(ort: Any, model: onnx.ModelProto, options: Any, provider: str) -> Any:
+def use_native(native: bool | None) -> bool:
+    """Whether to register the native op library.
+
+    Raises
+    ------
+    ExportError
+        It was asked for and was not built.
+    """
+    if native and library_path() is None:
+        raise ExportError("the native op library was not built: install tansor where there is a C compiler")
+    if native is None:
+        return library_path() is not None and os.environ.get("TANSOR_NATIVE") != "0"
+    return native
+
+
+def placement(session: Any) -> dict[str, Counter[str]] | None:
+    """How many nodes of each kind ONNX Runtime has placed where.
+
+    Returns
+    -------
+    dict or None
+        Device -> kind of node, with its domain unless that is ONNX's own -> number. None if this version of ONNX
+        Runtime does not tell.
+    """
+    try:
+        parts = session.get_provider_graph_assignment_info()
+    except Exception:  # an older version, or one that does not record
+        return None
+    devices = {provider: device for device, provider in PROVIDERS.items()}
+    placed: dict[str, Counter[str]] = {}
+    for part in parts:
+        counter = placed.setdefault(devices.get(part.ep_name, part.ep_name), Counter())
+        counter.update(f"{n.domain}.{n.op_type}" if n.domain else n.op_type for n in part.get_nodes())
+    return placed
+
+
+def describe_placement(session: Any) -> str:
+    """One line: what runs on which device, and what decodes the weights."""
+    placed = placement(session)
+    if placed is None:
+        return "this ONNX Runtime does not tell what runs where"
+    words = [f"{sum(kinds.values())} nodes on {device}" for device, kinds in sorted(placed.items())]
+    native = [device for device, kinds in placed.items() if any(kind.startswith(DOMAIN) for kind in kinds)]
+    if native:
+        words.append(f"weights decoded by the native op library on {' and '.join(sorted(native))}")
+    return ", ".join(words) or "no nodes left to run"
+
+
+def open_large(ort: Any, model: onnx.ModelProto, arguments: dict[str, Any]) -> Any:
     """Open a model that no single protobuf can hold, through a temporary file."""
     import tempfile
     from pathlib import Path
@@ -87,7 +154,7 @@ def open_large(ort: Any, model: onnx.ModelProto, options: Any, provider: str) ->
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, str(path), save_as_external_data=True, location="model.data")
-        return ort.InferenceSession(str(path), options, providers=[provider])
+        return ort.InferenceSession(str(path), **arguments)
 
 
 def run(session: Any, outputs: Sequence[str] | None, feeds: Mapping[str, npt.NDArray[Any]]) -> list[Any]:

@@ -126,3 +126,10 @@ def test_a_claim_that_no_memory_holds_exceeds_the_limit(template):
     parts = {"zero_point": np.zeros((), np.uint8), "scale": None if template.scale is None else np.ones((), np.float32)}
     with pytest.raises(LimitExceeded):
         load(dataclasses.replace(template, shape=(2**30, 2**30), frame=constant, **parts))
+
+
+def test_a_scale_that_is_no_number_gives_values_without_a_warning():
+    symbols = np.array([[0, 1, 2]], np.uint8)
+    stored = store_weight(symbols, np.array(1, np.uint8), np.array([[np.nan, np.inf, 3e38]], np.float32), "float32")
+    assert np.isnan(load(stored)[0, :2]).all()
+    assert load(stored)[0, 2] == np.float32(3e38)

@@ -186,3 +186,17 @@ def test_a_cluster_that_is_not_there_is_one_clear_error(tmp_path):
     with pytest.raises(InvalidArgument, match="no Dask scheduler answers"):
         compress(OPT, tmp_path / "s.onnx", **given, work=tmp_path / "w")
     assert not (tmp_path / "s.onnx").exists()
+
+
+def test_rows_next_to_nothing_round_to_zero(tmp_path):
+    kernel = normal(32, 16, 3, 3)
+    kernel[3] = 1e-44
+    kernel[5] = 1e-36
+    kernel[7] = 0
+    model = net("(float[n, 16, 8, 8] x) => (float[n, 32, 6, 6] y) { y = Conv(x, w) }", w=kernel)
+    source = save(model, tmp_path / "m.onnx")
+    x = rng(0).standard_normal((20, 16, 8, 8)).astype(np.float32)
+    compress(source, tmp_path / "s.onnx", recipe="rate", calibration=x)
+    (after,) = outputs_of(tmp_path / "s.onnx", {"x": x})
+    assert np.abs(after[:, [3, 5, 7]]).max() < 1e-30
+    assert output_sqnr(outputs_of(source, {"x": x}), [after]) > 22

@@ -25,9 +25,16 @@ def test_outputs_come_by_name_and_modes_agree(compressed, mode):
     assert np.array_equal(result["y"], load_session(str(compressed), mode).run(None, feeds)[0])
 
 
-def test_the_default_is_what_any_onnx_runtime_does(compressed):
+def test_without_the_library_outputs_are_those_of_any_onnx_runtime(compressed):
     feeds = feeds_for(session(compressed))
-    assert np.array_equal(run(compressed, feeds)["y"], outputs_of(compressed, feeds)[0])
+    assert np.array_equal(run(compressed, feeds, native=False)["y"], outputs_of(compressed, feeds)[0])
+
+
+def test_what_runs_where_is_told(compressed):
+    told = []
+    run(compressed, feeds_for(session(compressed)), tell=told.append)
+    assert len(told) == 1
+    assert "nodes on cpu" in told[0]
 
 
 def test_a_plain_model_runs_in_both_modes(compressed):

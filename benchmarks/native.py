@@ -1,0 +1,247 @@
+"""The native op library in sessions of ONNX Runtime: decoding speed, and models that decode at each use.
+
+    python benchmarks/native.py [--device cuda] [--model COMPRESSED.onnx] [--json FILE]
+
+On the CPU with one thread, times are those of the thread that decodes: what else the machine does hardly counts. All
+other times are wall-clock times. Medians of several runs.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+from rich.table import Table
+
+from codec.tensor import load, store_weight
+from onnx_export.bench import call_model
+from onnx_export.calls import read_calls, write_call
+from onnx_export.files import read_model
+from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
+from onnx_export.runtime import open_session
+
+SIZE = 4096
+SOURCES = {"int8": (6.0, 128, 255), "int4": (1.3, 8, 15)}  # standard deviation, zero point, largest symbol
+LAYERS, WIDTH, BATCHES = 4, 2048, (1, 8, 64)
+MEMORY_SCRIPT = """
+import sys, numpy as np
+from onnx_export.session import load_session
+def now(field):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) * 1024
+before = now("VmRSS")
+session = load_session(sys.argv[1], sys.argv[2])
+loaded = now("VmRSS")
+feeds = {i.name: np.zeros([d if isinstance(d, int) else 64 if axis else 1 for axis, d in enumerate(i.shape)],
+         np.int64 if "int64" in i.type else np.float32) for i in session.get_inputs()}
+open("/proc/self/clear_refs", "w").write("5")
+for _ in range(3):
+    session.run(None, feeds)
+print(loaded - before, now("VmHWM") - before)
+"""
+
+
+def main():
+    """Measure, print, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--model", type=Path, help="a compressed model to measure the memory of")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    ort.set_default_logger_severity(3)
+    result = {"environment": environment(options.device), "decoding": decoding(options.device)}
+    result["layers"] = layers(options.device)
+    result["memory"] = memory(options.model) if options.model and sys.platform == "linux" else []
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    show(result)
+
+
+def environment(device):
+    """Machine and versions in a line."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    if device == "cuda":
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout  # noqa: S607
+        model += ", " + listed.split("(")[0].strip()
+    return (
+        f"{platform.machine()} {model}, Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"ONNX Runtime {ort.__version__}, {time.strftime('%Y-%m-%d')}"
+    )
+
+
+# Decoding one tensor
+
+
+def decoding(device):
+    """Billions of elements a second of one tensor of 4096 x 4096 elements."""
+    rows = []
+    for source in SOURCES:
+        for profile in ("gpu", "archive"):
+            for dtype in ("float32", "float16"):
+                stored = tensor(source, profile, dtype)
+                row = {"source": source, "profile": profile, "to": dtype}
+                model = call_model("w", stored.shape, dtype, write_call("w", stored))
+                if device == "cuda":
+                    row["cuda"] = speed(model, device, None, dtype)
+                else:
+                    row |= {f"{n} threads": speed(model, device, n, dtype) for n in (1, 2)}
+                    row["DequantizeLinear, 1 thread"] = speed(dequantize_model(dtype), device, 1, dtype)
+                rows.append(row)
+                if (source, dtype) == ("int4", "float32") or device == "cuda":
+                    row["bodies"] = speed(model, device, 1, dtype, native=False, repeats=1)
+    return rows
+
+
+def tensor(source, profile="gpu", dtype="float32", size=SIZE, seed=0):
+    """A stored weight of so many rows and columns."""
+    deviation, zero, largest = SOURCES[source]
+    random = np.random.default_rng(seed)
+    symbols = np.clip((random.standard_normal((size, size)) * deviation).round() + zero, 0, largest).astype(np.uint8)
+    scale = (random.random((size, 1)) / size).astype(np.float32)
+    return store_weight(symbols, np.array([zero], np.uint8), scale, dtype, profile=profile)
+
+
+def dequantize_model(dtype):
+    """What a plain quantized model does for the same weight; an input keeps it from being folded."""
+    code = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}[dtype]
+    info = helper.make_tensor_value_info
+    arrays = {"q": np.zeros((SIZE, SIZE), np.uint8), "s": np.ones(SIZE, dtype), "z": np.zeros(SIZE, np.uint8)}
+    node = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"], axis=0)
+    tensors = [numpy_helper.from_array(a, n) for n, a in arrays.items()]
+    given = [info("q", TensorProto.UINT8, [SIZE, SIZE])]
+    graph = helper.make_graph([node], "dequantize", given, [info("w", code, [SIZE, SIZE])], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def speed(model, device, threads, dtype, native=True, repeats=9):
+    """Billions of elements a second, the result left where it is."""
+    session = open_with(model, device, threads, native)
+    binding = session.io_binding()
+    out = ort.OrtValue.ortvalue_from_shape_and_type([SIZE, SIZE], np.dtype(dtype).type, device)
+    binding.bind_ortvalue_output("w", out)
+    clock = time.thread_time if threads == 1 else time.perf_counter
+
+    def once():
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return SIZE**2 / median(once, clock, repeats) / 1e9
+
+
+def open_with(model, device, threads, native=True):
+    """A session as streaming opens it."""
+    options = ort.SessionOptions()
+    options.enable_mem_pattern = False
+    if threads:
+        options.intra_op_num_threads = threads
+    return open_session(model, device, options, native=native)
+
+
+def median(task, clock, repeats):
+    """Of so many calls, the first one left out."""
+    task()
+    times = []
+    for _ in range(repeats):
+        begin = clock()
+        task()
+        times.append(clock() - begin)
+    return statistics.median(times)
+
+
+# A model
+
+
+def layers(device):
+    """Milliseconds of a run of matrix products, by batch: plain weights, and decoded at each use."""
+    dtype = "float16" if device == "cuda" else "float32"
+    stored = [tensor("int4", "gpu", dtype, WIDTH, seed) for seed in range(LAYERS)]
+    models = {"plain": plain_model(stored, dtype), "streaming": streaming_model(stored, dtype)}
+    rows = []
+    for batch in BATCHES:
+        feeds = {"x0": np.random.default_rng(0).standard_normal((batch, WIDTH)).astype(dtype)}
+        row = {"batch": batch}
+        for name, model in models.items():
+            session = open_with(model, device, 1)
+            clock = time.thread_time if device == "cpu" else time.perf_counter
+            row[name] = 1e3 * median(lambda s=session, f=feeds: s.run(None, f), clock, 9)
+        rows.append(row | {"ratio": row["streaming"] / row["plain"]})
+    return rows
+
+
+def chain(nodes, tensors, dtype, info=(), bodies=(), imports=()):
+    """A model of matrix products behind the given nodes."""
+    code = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}[dtype]
+    products = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(LAYERS)]
+    ends = [helper.make_tensor_value_info(name, code, ["batch", WIDTH]) for name in ("x0", f"x{LAYERS}")]
+    graph = helper.make_graph([*nodes, *products], "layers", ends[:1], ends[1:], tensors, value_info=info)
+    opsets = [helper.make_opsetid("", 21), *imports]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=bodies)
+
+
+def plain_model(stored, dtype):
+    """Decoded weights as initializers."""
+    return chain([], [numpy_helper.from_array(load(s), f"w{i}") for i, s in enumerate(stored)], dtype)
+
+
+def streaming_model(stored, dtype):
+    """Weights as calls."""
+    calls = [write_call(f"w{i}", s) for i, s in enumerate(stored)]
+    code = next(a.i for a in calls[0].node.attribute if a.name == "to")
+    info = [helper.make_tensor_value_info(f"w{i}", code, s.shape) for i, s in enumerate(stored)]
+    bodies = functions({c.node.op_type for c in calls}, 21)
+    imports = [helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
+    return chain([c.node for c in calls], [t for c in calls for t in c.inputs], dtype, info, bodies, imports)
+
+
+# Memory
+
+
+def memory(path):
+    """Bytes over those of the interpreter and its modules, each mode in a process of its own, on the CPU."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "memory.py"
+        script.write_text(MEMORY_SCRIPT)
+        calls = list(read_calls(read_model(path)))
+        decoded = 4 * sum(int(np.prod(stored.shape)) for _, stored, _ in calls)
+        for mode in ("streaming", "resident"):
+            command = [sys.executable, str(script), str(path), mode]
+            out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+            rows.append({"mode": mode, "loaded": int(out[0]), "peak of runs": int(out[1]), "file": path.stat().st_size,
+                         "weights as float32": decoded})  # fmt: skip
+    return rows
+
+
+def show(result):
+    """Tables, then the machine."""
+    console = Console(width=160)
+    for title in ("decoding", "layers", "memory"):
+        rows = result[title]
+        if not rows:
+            continue
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        table = Table(*columns, title=title)
+        for row in rows:
+            table.add_row(*(cell(row.get(key)) for key in columns))
+        console.print(table)
+    console.print(result["environment"])
+
+
+def cell(value):
+    """A number or text as it is printed."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+/* NVIDIA's driver and run-time compiler, found when the first kernel needs them; nothing is linked. */
+#ifndef TANSOR_GPU_H
+#define TANSOR_GPU_H
+
+#include "tansor.h"
+
+typedef uint64_t DevicePointer;
+
+/* A kernel of the module, and how much shared memory it may have. */
+typedef struct {
+    char name[48];
+    void *module, *function;
+    uint64_t shared_bytes;
+} GpuKernel;
+
+enum { MAX_GPU_KERNELS = 96, ELEMENT_TYPES = 8 };
+
+/* Compiling takes seconds for each type of results: each is a module of its own, compiled when it is needed. */
+typedef struct {
+    int device;
+    void *context, *modules[ELEMENT_TYPES];
+    unsigned multiprocessors;
+    uint64_t shared_bytes; /* that a block can have */
+    GpuKernel kernels[MAX_GPU_KERNELS];
+    int kernel_count;
+} Gpu;
+
+typedef struct {
+    uint64_t blocks;
+    unsigned threads;
+    uint64_t shared_bytes;
+} Grid;
+
+/* The device on which memory lies. */
+Failure find_gpu(const void *memory, Gpu **gpu);
+
+/* Between these two all is done on the device. */
+Failure enter(const Gpu *gpu);
+void leave(void);
+
+Failure allocate(uint64_t bytes, DevicePointer *memory); /* 0 bytes: null */
+void release(DevicePointer memory);
+Failure to_host(void *host, const void *device, uint64_t bytes); /* waits for all that was launched on no stream */
+Failure to_device(DevicePointer device, const void *host, uint64_t bytes);
+Failure wait_for(void *stream);
+/* A kernel of the module that is compiled for a type of results. */
+Failure launch(Gpu *gpu, const char *type, const char *kernel, Grid grid, void *stream, void **arguments);
+
+#endif
