@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ from refimpl.symbols import to_symbols
 
 TRIAL_BITS = 3.0  # coarse enough to be seen at the outputs, fine enough for errors to add up
 FAINTEST = 2.0**-5  # smallest gain over the typical one: samples may just not have shown what a weight is for
+OUTLIER = 32.0  # typical sizes: a weight beyond is one
 SMALLEST_ROW = 2.0**-100  # rms of a row that gets a scale: what is smaller rounds to zero
 TRIES = 6  # of a plan
 NEAR = 0.02  # of log2(step): not worth quantizing a weight again
@@ -59,12 +60,13 @@ class Layer:
     constant: Constant
     moments: tuple[Moment, ...]
     unwatched: int  # uses of which nothing is known
-    by_row: bool = False  # each row has a scale, its rms; else they share the step
+    scaled: Literal["", "rows", "columns"] = ""  # what has a scale each; else all share the step
 
     @property
     def key(self) -> str:
         """A file name of its own."""
-        return f"{hashlib.sha256(self.constant.name.encode()).hexdigest()[:16]}{'-rows' if self.by_row else ''}"
+        digest = hashlib.sha256(self.constant.name.encode()).hexdigest()[:16]
+        return f"{digest}-{self.scaled}" if self.scaled else digest
 
     @property
     def in_rows(self) -> bool:
@@ -83,18 +85,27 @@ class Layer:
         fold = to_rows if self.in_rows else to_matrix
         return check_weight(fold(self.constant.array, self.axis))
 
-    def row_scale(self) -> npt.NDArray[np.float32]:
-        """(out, 1) scales of the rows, ones if they share the step."""
-        rows = self.matrix()
-        if not self.by_row:
-            return np.ones((len(rows), 1), np.float32)
-        rms = np.sqrt(np.mean(np.square(rows, dtype=np.float64), axis=1, keepdims=True)).astype(np.float32)
-        return np.where(rms > SMALLEST_ROW, truncate_mantissa(rms), np.float32(1))
+    def scales(self) -> npt.NDArray[np.float32]:
+        """(out, 1) or (1, in) or (1, 1): what the weight is divided by before it is quantized.
+
+        Rows of a kernel are brought to one rms. Rows or columns of another matrix have 1, unless their largest
+        weight is an outlier that fine codes could not reach.
+        """
+        if not self.scaled:
+            return np.ones((1, 1), np.float32)
+        weight = self.matrix()
+        axis = 1 if self.scaled == "rows" else 0
+        if self.in_rows:
+            size = np.sqrt(np.mean(np.square(weight, dtype=np.float64), axis=axis, keepdims=True)).astype(np.float32)
+        else:
+            largest = np.abs(weight).max(axis=axis, keepdims=True)
+            size = np.maximum(largest / (OUTLIER * typical_size(weight)), 1).astype(np.float32)
+        return np.where(size > SMALLEST_ROW, truncate_mantissa(size), np.float32(1))
 
     def values(self, codes: npt.NDArray[np.int8], step: np.float32) -> Array:
         """What a decoder sees of these codes, in the weight's own layout and type."""
         unfold = from_rows if self.in_rows else from_matrix
-        rows = codes.astype(np.float32) * (step * self.row_scale())
+        rows = codes.astype(np.float32) * (step * self.scales())
         return unfold(rows.astype(self.constant.array.dtype), self.constant.array.shape, self.axis)
 
 
@@ -209,11 +220,29 @@ def make_layer(model: onnx.ModelProto, constant: Constant) -> Layer:
 
 
 def variants(layer: Layer) -> list[Layer]:
-    """The ways to quantize a layer that are tried.
+    """The ways to quantize a layer that are tried: the outputs say which one stands.
 
-    A kernel's output channels are often normalized one by one: whether each wants a scale of its own, the outputs say.
+    A kernel's output channels are often normalized one by one and may want a scale each. A few outliers, as language
+    models have them, would clip or make all steps coarse: coarser rows or columns around them may cost less.
     """
-    return [layer, replace(layer, by_row=True)] if layer.in_rows else [layer]
+    if layer.in_rows:
+        return [layer, replace(layer, scaled="rows")]
+    weight = layer.matrix()
+    if layer.constant.array.ndim == 2 and np.abs(weight).max() > OUTLIER * typical_size(weight):
+        return [layer, replace(layer, scaled="rows"), replace(layer, scaled="columns")]
+    return [layer]
+
+
+def typical_size(weight: npt.NDArray[np.float32]) -> float:
+    """Size of most weights: the standard deviation of a normal distribution with their median, or the rms.
+
+    Examples
+    --------
+    >>> round(typical_size(np.array([[-1, 1, 2, -2, 1000]], np.float32)), 2)
+    2.97
+    """
+    median = 1.4826 * float(np.median(np.abs(weight)))
+    return median or float(np.sqrt(np.mean(np.square(weight, dtype=np.float64))))
 
 
 def factor_of(layer: Layer, moments: Mapping[Moment, Path]) -> Matrix | None:
@@ -225,7 +254,7 @@ def factor_of(layer: Layer, moments: Mapping[Moment, Path]) -> Matrix | None:
 def attempt(layer: Layer, moments: Mapping[Moment, Path], folder: Path, options: Options) -> Trial:
     """Quantize a layer at about `TRIAL_BITS`."""
     try:
-        curve = rate_curve(layer.matrix() / layer.row_scale())
+        curve = rate_curve(layer.matrix() / layer.scales())
     except InvalidArgument as error:
         raise InvalidArgument(f"{layer.constant.name}: {error}") from None
     point = int(np.argmin(np.abs(curve.bits - TRIAL_BITS)))
@@ -243,7 +272,10 @@ def quantize(
         return np.load(path)
     settings = options.recipe.rate
     assert settings is not None, "a recipe with rate settings"
-    codes = quantize_rate(layer.matrix() / layer.row_scale(), factor_of(layer, moments), float(step), settings.price)
+    factor = factor_of(layer, moments)
+    if factor is not None and layer.scaled == "columns":
+        factor = factor / layer.scales()  # of the inputs times the scales
+    codes = quantize_rate(layer.matrix() / layer.scales(), factor, float(step), settings.price)
     save_whole(path, codes)
     return codes
 
@@ -269,15 +301,25 @@ def demand(trial: Trial, probe: Probe, folder: Path) -> Demand:
 
 
 def cheapest_variants(pairs: Sequence[tuple[Trial, Demand]]) -> list[tuple[Trial, Demand]]:
-    """Of the variants of each weight, the one with the least error for its bits."""
-    best: dict[str, tuple[float, Trial, Demand]] = {}
+    """Of the variants of each weight, the one that reaches the least of their trials' errors with the fewest bits."""
+    tried: dict[str, list[tuple[Trial, Demand]]] = {}
     for trial, wants in pairs:
-        error = float(wants.gain * wants.curve.error[trial.point])
-        rank = error * 4.0 ** (trial.stored_bits / wants.weights)  # a bit more is a quarter of the error
-        name = trial.layer.constant.name
-        if name not in best or rank < best[name][0]:
-            best[name] = (rank, trial, wants)
-    return [(trial, wants) for _, trial, wants in best.values()]
+        tried.setdefault(trial.layer.constant.name, []).append((trial, wants))
+    chosen = []
+    for alternatives in tried.values():
+        least = min(float(d.gain * d.curve.error[t.point]) for t, d in alternatives)
+        chosen.append(min(alternatives, key=lambda pair: bits_for(pair[1], least)))
+    return chosen
+
+
+def bits_for(wants: Demand, error: float) -> float:
+    """Bits at which a weight has an error at the outputs; infinite if its finest step has more."""
+    tiny = np.finfo(np.float64).tiny
+    errors = np.log(np.maximum(wants.gain * wants.curve.error, tiny))
+    x = np.log(max(error, tiny))
+    if x < errors[0] - 1e-9:
+        return np.inf
+    return wants.weights * float(np.interp(x, errors, wants.curve.bits)) + wants.overhead
 
 
 def make_plan(
@@ -415,7 +457,7 @@ def step_of(result: Result, layer: Layer) -> np.float32:
     """The step that a layer was quantized with."""
     scale = result[0].scale
     assert scale is not None, "weights have scales"
-    return np.float32(scale.flat[0] / layer.row_scale().flat[0])
+    return np.float32(scale.flat[0] / layer.scales().flat[0])
 
 
 def finish(
@@ -425,7 +467,7 @@ def finish(
     layer, step = item
     matrix = layer.matrix()
     codes = quantize(layer, step, moments, folder, options)
-    reconstruction = codes.astype(np.float32) * (step * layer.row_scale())
+    reconstruction = codes.astype(np.float32) * (step * layer.scales())
     name, array = layer.constant.name, layer.constant.array
     check_finite(name, array, reconstruction)
     stored = store(layer, codes, step, options)
@@ -444,8 +486,10 @@ def finish(
 def store(layer: Layer, codes: npt.NDArray[np.int8], step: np.float32, options: Options) -> StoredTensor:
     """Code the codes of a layer."""
     symbols, zero = to_symbols(codes)
-    scale = step * (layer.row_scale() if layer.by_row else np.ones(1, np.float32))
-    return store_matrix(layer.constant.array, symbols, zero, scale, layer.axis, layer.in_rows, options)
+    axis, by_row = layer.axis, layer.in_rows
+    if layer.scaled == "rows" and not by_row:
+        axis, by_row = 1 - axis % 2, True  # the other one of two
+    return store_matrix(layer.constant.array, symbols, zero, step * layer.scales(), axis, by_row, options)
 
 
 def stored_bits(results: Mapping[str, Result]) -> int:

@@ -135,8 +135,6 @@ def run(
         See `load_session`.
     """
     session = load_session(path, mode, device, native=native)
-    if tell is not None:
-        tell(describe_placement(session))
     wanted = {i.name: i for i in session.get_inputs()}
     if inputs.keys() != wanted.keys():
         given = ", ".join(sorted(inputs)) or "none"
@@ -148,4 +146,7 @@ def run(
             raise InvalidArgument(f"input {name} has dtype {array.dtype}, the model wants {wanted[name].type}")
         feeds[name] = array.astype(dtype)
     outputs = [o.name for o in session.get_outputs()]
-    return dict(zip(outputs, run_session(session, outputs, feeds), strict=True))
+    results = dict(zip(outputs, run_session(session, outputs, feeds), strict=True))
+    if tell is not None:
+        tell(describe_placement(session))
+    return results

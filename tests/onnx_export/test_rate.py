@@ -200,3 +200,18 @@ def test_rows_next_to_nothing_round_to_zero(tmp_path):
     (after,) = outputs_of(tmp_path / "s.onnx", {"x": x})
     assert np.abs(after[:, [3, 5, 7]]).max() < 1e-30
     assert output_sqnr(outputs_of(source, {"x": x}), [after]) > 22
+
+
+@pytest.mark.parametrize("place", [(5, 7), (slice(None), 9), (11, slice(None))])
+def test_outliers_cost_bits_not_the_model(tmp_path, place):
+    weight = normal(128, 96)
+    weight[place] *= 400
+    model = net("(float[n, 128] x) => (float[n, 96] y) { y = MatMul(x, w) }", w=weight)
+    source = save(model, tmp_path / "m.onnx")
+    x = rng(0).standard_normal((400, 128)).astype(np.float32)
+    report = compress(source, tmp_path / "s.onnx", recipe="rate", calibration=x)
+    before, after = outputs_of(source, {"x": x})[0], outputs_of(tmp_path / "s.onnx", {"x": x})[0]
+    assert output_sqnr([before], [after]) > 23
+    assert report["weights"]["bits_per_weight"] < 8
+    quiet = np.delete(np.arange(96), np.argmax(np.square(before).mean(axis=0)))
+    assert output_sqnr([before[:, quiet]], [after[:, quiet]]) > -3
