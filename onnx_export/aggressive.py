@@ -1,23 +1,19 @@
 """The aggressive recipe on a graph: layers pruned and quantized jointly, each as much as its estimated loss allows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from codec.kernels import histogram
 from onnx_export.calibration import Batch
-from onnx_export.calls import write_call
-from onnx_export.moments import Moment, collect_moments
+from onnx_export.moments import Moment
 from onnx_export.parallel import on_layers
 from onnx_export.progress import Progress
-from onnx_export.rate import Layer, Matrix, Result, factor_of, make_layer
-from onnx_export.tensors import Options, check_finite, describe, store_matrix, with_container_bytes
+from onnx_export.rate import Layer, Matrix, Result, factor_of, make_layer, result_of, watch
+from onnx_export.tensors import Options, store_matrix
 from onnx_export.weights import Constant
-from refimpl.metrics import sqnr_db
 from refimpl.quantization import QuantizationSpec
 from refimpl.schedule import estimated_loss, schedule
 from refimpl.sparsegpt import prune_and_quantize
@@ -62,10 +58,7 @@ def prune_layers(
     """
     settings = options.recipe.prune
     assert settings is not None, "a recipe with prune settings"
-    layers = [make_layer(model, c) for c in constants]
-    wanted = [m for layer in layers for m in layer.moments]
-    moments = collect_moments(model, wanted, samples, folder, lambda i, n: tell("calibrate", i, n))
-
+    layers, moments = watch(model, constants, samples, folder, tell)
     jobs, scheduler = options.jobs, options.scheduler
     rate = partial(loss_of, moments=moments)
     losses = list(on_layers(rate, layers, jobs, scheduler, tell, "rate"))
@@ -91,21 +84,12 @@ def prune_layer(item: tuple[Layer, float], moments: Mapping[Moment, Path], optio
     layer, sparsity = item
     settings = options.recipe.prune
     assert settings is not None, "a recipe with prune settings"
-    name, array = layer.constant.name, layer.constant.array
+    array = layer.constant.array
     by_row = layer.in_rows or array.ndim == 2
     axis = layer.axis if layer.in_rows or not by_row else 1 - layer.axis % 2  # the other one holds the rows
     spec = QuantizationSpec(bits=settings.bits, granularity="channel" if by_row else "tensor")
-    matrix = layer.matrix()
-    result = prune_and_quantize(matrix, known_factor(layer, moments), sparsity, spec)
-    check_finite(name, array, result.reconstruction)
-    symbols, zero = to_symbols(result.quantized.codes)
+    result = prune_and_quantize(layer.matrix(), known_factor(layer, moments), sparsity, spec)
+    codes = result.quantized.codes.astype(np.int8)  # they are: the spec is symmetric
+    symbols, zero = to_symbols(codes)
     stored = store_matrix(array, symbols, zero, result.quantized.scale, axis, by_row, options)
-    call = write_call(name, stored)
-    sqnr = sqnr_db(matrix, result.reconstruction)
-    line = replace(
-        with_container_bytes(describe(name, array, stored, histogram(symbols), zero), call.stored_bytes),
-        recipe=options.recipe.name,
-        sqnr_db=sqnr if np.isfinite(sqnr) else None,
-        statistics="calibrated",
-    )
-    return name, (stored, call if line.stored_bytes < line.original_bytes else None, line)
+    return layer.constant.name, result_of(layer, codes, result.reconstruction, stored, moments, options)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -138,6 +139,13 @@ def compress_constants(
     return dict(in_parallel(one, constants, options.jobs, tell))
 
 
+def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Any, Batch]:
+    """(session of a model, calibration samples that fit it)."""
+    samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
+    session = open_session(model)
+    return session, check_samples(session, samples)
+
+
 def calibrated(
     model: onnx.ModelProto,
     constants: Sequence[Constant],
@@ -148,9 +156,7 @@ def calibrated(
     tell: Progress,
 ) -> Results:
     """Compress with calibration data, and again with finer targets where the model's outputs ask for it."""
-    samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
-    session = open_session(model)
-    checked = check_samples(session, samples)
+    session, checked = open_with_samples(model, calibration)
     floats = [c for c in constants if c.is_float]
     watched = {
         (r.activation, r.activation_axis): c.array.shape[r.input_axis]
@@ -216,9 +222,7 @@ def rated(
     """Compress by the rate recipe; what is already quantized is coded as it is."""
     settings = options.recipe.rate
     assert settings is not None, "a recipe with rate settings"
-    samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
-    session = open_session(model)
-    checked = check_samples(session, samples)
+    session, checked = open_with_samples(model, calibration)
     floats = [c for c in constants if c.is_float]
     results = compress_constants([c for c in constants if not c.is_float], {}, options, tell)
     bits = None

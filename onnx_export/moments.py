@@ -5,6 +5,7 @@ convolution with unit kernels lays out. As many are collected in a run of the sa
 and each is then put on disk, so that what is held at once follows the largest layer, not the model.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,11 @@ class Moment:
     def key(self) -> str:
         """A name that is the same for the same moment."""
         return f"{self.activation} {self.axis} {self.width} {self.patches}"
+
+    @property
+    def digest(self) -> str:
+        """Its key as part of a file name: other moments in a folder never stand for it."""
+        return hashlib.sha256(self.key.encode()).hexdigest()[:16]
 
 
 def moments_of(model: onnx.ModelProto, constant: Constant) -> tuple[list[Moment], int]:
@@ -85,7 +91,7 @@ def collect_moments(
     ExportError
         ONNX Runtime is missing or cannot run the model.
     """
-    names = {m: folder / f"moment-{i}.npy" for i, m in enumerate(sorted(set(wanted), key=lambda m: m.key))}
+    names = {m: folder / f"moment-{m.digest}.npy" for m in sorted(set(wanted), key=lambda m: m.key)}
     todo = [m for m in names if not names[m].exists()]
     groups = list(within_budget(todo))
     for index, group in enumerate(groups):

@@ -189,9 +189,7 @@ def compress_by_rate(
     """
     settings = options.recipe.rate
     assert settings is not None, "a recipe with rate settings"
-    layers = [make_layer(model, c) for c in constants]
-    wanted = [m for layer in layers for m in layer.moments]
-    moments = collect_moments(model, wanted, samples, folder, lambda i, n: tell("calibrate", i, n))
+    layers, moments = watch(model, constants, samples, folder, tell)
     attempts = [v for layer in layers for v in variants(layer)]
     jobs, scheduler = options.jobs, options.scheduler
     trials = list(
@@ -211,6 +209,15 @@ def compress_by_rate(
         allowed = 10.0 ** (-settings.output_sqnr_db / 10)
         results = meet_loss(plan, allowed, judge or (lambda weights: (probe.error(weights) or 0.0) / allowed))
     return results, probe.error(decoded(results)) or 0.0
+
+
+def watch(
+    model: onnx.ModelProto, constants: Sequence[Constant], samples: Batch, folder: Path, tell: Progress
+) -> tuple[list[Layer], dict[Moment, Path]]:
+    """(layers of the weights, moments of all their inputs)."""
+    layers = [make_layer(model, c) for c in constants]
+    wanted = [m for layer in layers for m in layer.moments]
+    return layers, collect_moments(model, wanted, samples, folder, lambda i, n: tell("calibrate", i, n))
 
 
 def make_layer(model: onnx.ModelProto, constant: Constant) -> Layer:
@@ -267,7 +274,7 @@ def quantize(
     layer: Layer, step: np.float32, moments: Mapping[Moment, Path], folder: Path, options: Options
 ) -> npt.NDArray[np.int8]:
     """Codes of a layer, kept in the folder."""
-    path = folder / f"{layer.key}-{float(step).hex()}.npy"
+    path = codes_file(layer, step, folder)
     if path.exists():
         return np.load(path)
     settings = options.recipe.rate
@@ -278,6 +285,11 @@ def quantize(
     codes = quantize_rate(layer.matrix() / layer.scales(), factor, float(step), settings.price)
     save_whole(path, codes)
     return codes
+
+
+def codes_file(layer: Layer, step: np.float32, folder: Path) -> Path:
+    """Where the codes of a layer with a step are kept."""
+    return folder / f"{layer.key}-{float(step).hex()}.npy"
 
 
 def measure(layer: Layer, step: np.float32, values: Array, probe: Probe, folder: Path) -> float:
@@ -294,7 +306,7 @@ def demand(trial: Trial, probe: Probe, folder: Path) -> Demand:
     """What a weight wants: its curve, and its gain as the probe measures it."""
     layer, curve, point = trial.layer, trial.curve, trial.point
     weights = layer.constant.array.size
-    codes = np.load(folder / f"{layer.key}-{float(trial.step).hex()}.npy")
+    codes = np.load(codes_file(layer, trial.step, folder))
     error = measure(layer, trial.step, layer.values(codes, trial.step), probe, folder)
     gain = error / curve.error[point] if curve.error[point] > 0 else 0.0
     return Demand(curve, weights, gain, trial.stored_bits - float(weights * curve.bits[point]))
@@ -428,11 +440,9 @@ def carry_out(
     demands, points = list(plan.demands), list(plan.points)
     for i, (layer, share) in enumerate(zip(plan.layers, shares, strict=True)):
         stored, _, line = updated[layer.constant.name]
-        demands[i] = replace(
-            demands[i], overhead=overhead(demands[i], line, step_of(updated[layer.constant.name], layer))
-        )
-        if all(abs(np.log2(share.step / step)) > FAR for step, _ in points[i]):
-            step = step_of(updated[layer.constant.name], layer)
+        step = step_of(updated[layer.constant.name], layer)
+        demands[i] = replace(demands[i], overhead=overhead(demands[i], line, step))
+        if all(abs(np.log2(share.step / measured)) > FAR for measured, _ in points[i]):
             error = measure(layer, step, load(stored), plan.probe, plan.folder)
             points[i] = (*points[i], (float(step), max(error, share.error / 16)))  # not all luck is trusted
             demands[i] = bend(demands[i], points[i])
@@ -465,22 +475,33 @@ def finish(
 ) -> tuple[str, Result]:
     """(name, result) of a layer with its step: quantized and coded."""
     layer, step = item
-    matrix = layer.matrix()
     codes = quantize(layer, step, moments, folder, options)
     reconstruction = codes.astype(np.float32) * (step * layer.scales())
+    stored = store(layer, codes, step, options)
+    return layer.constant.name, result_of(layer, codes, reconstruction, stored, moments, options)
+
+
+def result_of(
+    layer: Layer,
+    codes: npt.NDArray[np.int8],
+    reconstruction: npt.NDArray[np.float32],
+    stored: StoredTensor,
+    moments: Mapping[Moment, Path],
+    options: Options,
+) -> Result:
+    """A coded layer as a call, if coding shrinks it, and its line in the report."""
     name, array = layer.constant.name, layer.constant.array
     check_finite(name, array, reconstruction)
-    stored = store(layer, codes, step, options)
     call = write_call(name, stored)
     symbols, zero = to_symbols(codes)
-    sqnr = sqnr_db(matrix, reconstruction)
+    sqnr = sqnr_db(layer.matrix(), reconstruction)
     line = replace(
         with_container_bytes(describe(name, array, stored, histogram(symbols), zero), call.stored_bytes),
         recipe=options.recipe.name,
         sqnr_db=sqnr if np.isfinite(sqnr) else None,
         statistics="calibrated" if any(m in moments for m in layer.moments) else "unknown",
     )
-    return name, (stored, call if line.stored_bytes < line.original_bytes else None, line)
+    return stored, call if line.stored_bytes < line.original_bytes else None, line
 
 
 def store(layer: Layer, codes: npt.NDArray[np.int8], step: np.float32, options: Options) -> StoredTensor:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_export_models import NETS, call_model, feeds_for, save, session
+from run_time_backend import RunTimeBackend
 from stored_tensors import OLDEST, OPSETS, expected, stored_integers, stored_weights
 from strategies import rng
 
@@ -106,19 +107,9 @@ def test_every_instruction_set_decodes_alike(decoder):
     assert result.returncode == 0, result.stderr
 
 
-class Native:
-    """The library, with the inputs given at run time."""
-
-    def onnx(self, model, **inputs):
-        opened = native_session(onnx.load_from_string(model.tobytes()))
-        if "bfloat16" in opened.get_outputs()[0].type:
-            pytest.skip("ONNX Runtime hands out no bfloat16 arrays")
-        return tuple(opened.run(None, inputs))
-
-
 @pytest.mark.parametrize("case", load_cases(["onnx"]), ids=lambda case: case.name)
 def test_the_golden_cases_pass(case):
-    assert [result for result in run_cases(Native(), [case]) if result.status != "passed"] == []
+    assert [result for result in run_cases(RunTimeBackend(native_session), [case]) if result.status != "passed"] == []
 
 
 # Damage

@@ -1,12 +1,12 @@
 """The native op library on CUDA: placement, equality, damage, CUDA graphs. By hand: python -m pytest -m gpu."""
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_export_models import call_model
+from run_time_backend import RunTimeBackend
 from stored_tensors import expected, stored_integers, stored_weights
 from strategies import rng
 
@@ -54,19 +54,9 @@ def test_the_bodies_stay_on_the_device_and_decode_alike(dtype):
     check(stored, native=False)
 
 
-class Native:
-    """Inputs given at run time."""
-
-    def onnx(self, model, **inputs):
-        opened = cuda_session(onnx.load_from_string(model.tobytes()))
-        if "bfloat16" in opened.get_outputs()[0].type:
-            pytest.skip("ONNX Runtime hands out no bfloat16 arrays")
-        return tuple(opened.run(None, inputs))
-
-
 @pytest.mark.parametrize("case", load_cases(["onnx"]), ids=lambda case: case.name)
 def test_the_golden_cases_pass(case):
-    assert [result for result in run_cases(Native(), [case]) if result.status != "passed"] == []
+    assert [result for result in run_cases(RunTimeBackend(cuda_session), [case]) if result.status != "passed"] == []
 
 
 def plain(model):
