@@ -39,7 +39,7 @@ from onnx_export.probe import (
 )
 from onnx_export.progress import Progress
 from onnx_export.rate import Judge, compress_by_rate
-from onnx_export.recipes import raise_targets
+from onnx_export.recipes import RateSettings, raise_targets
 from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
 from onnx_export.runtime import open_session
 from onnx_export.tensors import (
@@ -168,7 +168,7 @@ def calibrated(
     layers: Results = {}
     if options.recipe.prune is not None:
         prunable = [c for c in floats if can_be_pruned(model, c)]
-        with work_folder(options, floats, checked) as folder:
+        with work_folder(options, model, ties, checked) as folder:
             layers = prune_layers(model, prunable, checked, options, folder, tell)
     rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell)
     results = {c.name: (layers | rest)[c.name] for c in constants}
@@ -235,7 +235,7 @@ def rated(
     judge = None
     if tokens is not None and settings.max_loss_percent is not None:
         judge = perplexity_judge(model, ties, tokens, settings.max_loss_percent)
-    with work_folder(options, floats, checked) as folder:
+    with work_folder(options, model, ties, checked) as folder:
         rate, error = compress_by_rate(
             model, floats, ties, checked, probe_batches(session, checked), bits, judge, options, folder, tell
         )
@@ -245,14 +245,18 @@ def rated(
 
 
 @contextmanager
-def work_folder(options: Options, constants: Sequence[Constant], samples: Batch) -> Iterator[Path]:
-    """A folder for what is finished: a temporary one, or one of the caller's for this model and these samples."""
+def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie], samples: Batch) -> Iterator[Path]:
+    """A folder for what is finished: a temporary one, or one of the caller's for this model and these samples.
+
+    Runs with other targets, tensors left out or recipes share what they measure alike.
+    """
     if options.work is None:
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
         return
-    digest = hashlib.sha256(f"{version('tansor')} {options.recipe.rate and options.recipe.rate.price}".encode())
-    for constant in constants:
+    price = (options.recipe.rate or RateSettings()).price
+    digest = hashlib.sha256(f"{version('tansor')} {price} {sorted(ties.items())}".encode())
+    for constant in find_constants(model):
         digest.update(constant.name.encode() + fingerprint(constant.array))
     for name, array in sorted(samples.items()):
         digest.update(name.encode() + fingerprint(array))

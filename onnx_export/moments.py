@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -203,8 +204,12 @@ def normalized(moment: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def save_whole(path: Path, array: npt.NDArray[Any]) -> None:
-    """Save under a temporary name, and rename when it is whole."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.save(file, array)
+    """Save under a temporary name of its own, and rename when it is whole: several processes may share the folder."""
+    part = path.with_name(f"{path.stem}.{uuid4().hex}.part")
+    try:
+        with part.open("wb") as file:
+            np.save(file, array)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     part.replace(path)

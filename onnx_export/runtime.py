@@ -60,15 +60,18 @@ def open_session(
         Whether calls of `ai.tansor` run the native op library instead of the function bodies. Default: if it was
         built, and the environment variable ``TANSOR_NATIVE`` is not 0.
 
+    The environment variable ``TANSOR_THREADS`` says how many threads ONNX Runtime takes; default one per core.
+
     Raises
     ------
     InvalidArgument
-        Unknown device.
+        Unknown device, or ``TANSOR_THREADS`` is no positive number.
     ExportError
         ONNX Runtime is missing, refuses the model, or has no such device; or there is no library and it was asked for.
     """
     if device not in PROVIDERS:
         raise InvalidArgument(f"device is {device!r}, allowed are {', '.join(PROVIDERS)}")
+    threads = threads_asked()
     ort = onnxruntime()
     if PROVIDERS[device] not in ort.get_available_providers():
         raise ExportError("this ONNX Runtime has no CUDA: install tansor[gpu] instead of tansor[cpu]")
@@ -76,6 +79,8 @@ def open_session(
         with contextlib.suppress(Exception):  # it prints what it could not load; the check below decides
             ort.preload_dlls()
     options = ort.SessionOptions() if options is None else options
+    if threads is not None:
+        options.intra_op_num_threads = threads
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `placement`
     # ONNX Runtime's Python package would start again on another provider.
     arguments = {"sess_options": options, "providers": [PROVIDERS[device]], "enable_fallback": 0}
@@ -96,6 +101,22 @@ def open_session(
         raise ExportError("CUDA was asked for, but ONNX Runtime could only start the CPU")
     session.disable_fallback()
     return session
+
+
+def threads_asked() -> int | None:
+    """The number in ``TANSOR_THREADS``, None without it.
+
+    Raises
+    ------
+    InvalidArgument
+        It is not a positive number.
+    """
+    text = os.environ.get("TANSOR_THREADS")
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise InvalidArgument(f"TANSOR_THREADS is {text!r}, allowed are 1 and more")
+    return int(text)
 
 
 def use_native(native: bool | None) -> bool:
