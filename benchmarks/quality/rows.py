@@ -40,8 +40,11 @@ def make_rows(
     todo = [(task, m) for task in tasks for m in methods if applies(m, task)]
     todo = [(task, m) for task, m in todo if not result_is_there(task, m, folders.work / "results")]
     failed: dict[Row, str] = {}
-    ahead = {(task.name, shared): m for task, m in reversed(todo) if (shared := shares_measurements(m))}
-    for (name, _), method in reversed(ahead.items()):
+    ahead: dict[tuple[str, str], Method] = {}
+    for task, method in todo:
+        if shared := shares_measurements(method):
+            ahead.setdefault((task.name, shared), method)
+    for (name, _), method in ahead.items():
         say(f"{name}: {method.label}, ahead of others")
         if error := make_row(name, method.label, folders, None):
             failed[name, method.label] = error
