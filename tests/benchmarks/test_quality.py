@@ -35,7 +35,7 @@ def product(weight):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def halve(model, calibration, folder):
+def halve(model, calibration, _):
     assert calibration.is_file()
     return product(numpy_helper.to_array(model.graph.initializer[0]) / 2)
 
@@ -163,7 +163,7 @@ def test_rows_made_side_by_side_are_found_by_the_tables(task, tmp_path, monkeypa
     told = []
     failed = rows.make_rows([task], chosen, Folders(tmp_path, None), 2, 1, told.append)
     assert list(failed) == [("tiny", "rate")]
-    assert told[:2] == ["tiny: rate, ahead of others", "tiny: half, ahead of others"]
+    assert told[:2] == ["tiny: half, ahead of others", "tiny: rate, ahead of others"]
     assert len(told) == 4
     assert len(judged) == 3
     assert harness.result_of(task, chosen[2], tmp_path / "results")["bits_per_weight"] == 2
