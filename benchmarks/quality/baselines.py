@@ -172,10 +172,11 @@ def of_layers() -> dict[tuple[str, str], OfLayers]:
 
 
 def baselines(scope: Scope) -> tuple[Method, ...]:
-    """All known methods."""
+    """All known methods; where all weights count, without those that prune 8-bit codes: their bits are the same."""
     return tuple(
         Method(name, setting, transform=partial(compressed, method, scope), scope=scope, linear_only=True)
         for (name, setting), method in of_layers().items()
+        if scope == "linear" or name not in ("magnitude", "Wanda", "SparseGPT")
     )
 
 
