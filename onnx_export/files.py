@@ -71,6 +71,11 @@ def read_model(path: Path, *, external_data: bool = True) -> onnx.ModelProto:
     return model
 
 
+def has_external_data(model: onnx.ModelProto) -> bool:
+    """Whether tensors of the main graph lie in another file."""
+    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+
+
 def submessages(message: Message) -> Iterator[Message]:
     """A protobuf message and all messages inside it."""
     yield message

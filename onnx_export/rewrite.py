@@ -1,6 +1,6 @@
 """Rewriting a graph: constants out, calls in. No reader notices: every value keeps its name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 from onnx import helper
@@ -90,6 +90,61 @@ def replace_by_constants(model: onnx.ModelProto, tensors: Iterable[onnx.TensorPr
     ):
         del field[:]
         field.extend(stay)
+
+
+def call_for_each_reader(model: onnx.ModelProto) -> bool:
+    """Give every node that reads a call's value a call of its own, in place; return whether that took any.
+
+    A weight that is read at both ends of a model is then decoded twice instead of held in between. Values that leave
+    the graph or enter a subgraph stay as they are.
+    """
+    graph = model.graph
+    kept = {value.name for value in graph.output} | {name for node in graph.node for name in names_read_inside(node)}
+    calls = {node.output[0]: node for node in graph.node if node.domain == DOMAIN and node.output[0] not in kept}
+    declared = {value.name: value for value in graph.value_info}
+    taken, nodes = names_in(graph), []
+    seen: set[str] = set()
+    for node in graph.node:
+        for name in dict.fromkeys(node.input):
+            if name in seen:
+                nodes.append(another_call(calls[name], node, declared, taken))
+                graph.value_info.append(declared[nodes[-1].output[0]])
+            seen |= calls.keys() & {name}
+        nodes.append(node)
+    if len(nodes) == len(graph.node):
+        return False
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return True
+
+
+def another_call(
+    call: onnx.NodeProto, reader: onnx.NodeProto, declared: dict[str, onnx.ValueInfoProto], taken: set[str]
+) -> onnx.NodeProto:
+    """A copy of a call for one reader, in place of the call's value; its own value is declared alike."""
+    name = new = call.output[0]
+    while new in taken:
+        new += "_"
+    taken.add(new)
+    copy = onnx.NodeProto()
+    copy.CopyFrom(call)
+    copy.output[0], copy.name = new, f"{call.name}{new[len(name) :]}"
+    declared[new] = onnx.ValueInfoProto()
+    declared[new].CopyFrom(declared[name])
+    declared[new].name = new
+    for i, given in enumerate(reader.input):
+        if given == name:
+            reader.input[i] = new
+    return copy
+
+
+def names_read_inside(node: onnx.NodeProto) -> Iterator[str]:
+    """Whatever a node's subgraphs read, and those inside them."""
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from inner.input
+                yield from names_read_inside(inner)
 
 
 def remove(graph: onnx.GraphProto, names: Iterable[str]) -> None:

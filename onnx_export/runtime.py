@@ -16,6 +16,8 @@ from onnx_export.native import library_path
 from refimpl.errors import ExportError, InvalidArgument
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# By default ONNX Runtime takes a device's memory in pieces twice as large each time.
+PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"arena_extend_strategy": "kSameAsRequested"}}
 ELEMENT_TYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64),
     "tensor(float16)": np.dtype(np.float16), "tensor(int64)": np.dtype(np.int64),
@@ -83,7 +85,7 @@ def open_session(
         options.intra_op_num_threads = threads
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `placement`
     # ONNX Runtime's Python package would start again on another provider.
-    arguments = {"sess_options": options, "providers": [PROVIDERS[device]], "enable_fallback": 0}
+    arguments = {"sess_options": options, "providers": [(PROVIDERS[device], PROVIDER_OPTIONS[device])], "enable_fallback": 0}
     try:
         if use_native(native):
             options.register_custom_ops_library(str(library_path()))

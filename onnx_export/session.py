@@ -1,29 +1,32 @@
 """load_session and run: a compressed model in ONNX Runtime, in one of two modes.
 
-``resident``   weights are decoded once while loading: full speed, full memory
+``resident``   weights are decoded once while loading, for a GPU on it: full speed, full memory
 ``streaming``  weights stay compressed in memory and are decoded at each use, by the native op library if it was built
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from codec.tensor import load
-from onnx_export.calls import read_calls
-from onnx_export.files import naming, read_model
+from codec.kernels import numba_kernels
+from codec.tensor import DTYPES, StoredTensor, load
+from onnx_export.calls import Call, read_calls
+from onnx_export.files import has_external_data, naming, read_model
 from onnx_export.functions import DOMAIN
-from onnx_export.rewrite import replace_by_constants
-from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session
+from onnx_export.native.loader import decode_on_device
+from onnx_export.rewrite import call_for_each_reader, replace_by_constants
+from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session, use_native
 from onnx_export.runtime import run as run_session
+from onnx_export.sharing import open_shared, placeholder, shareable
 from refimpl.errors import InvalidArgument
 
 MODES = ("resident", "streaming")
+NamedCall = tuple[str, StoredTensor, Call]
 
 
 def load_session(
@@ -38,7 +41,7 @@ def load_session(
     mode : {"resident", "streaming"}
     device : {"cpu", "cuda"}
     native : bool, optional
-        See `onnx_export.runtime.open_session`; for streaming.
+        See `onnx_export.runtime.open_session`: what decodes in streaming mode, and while loading to a GPU.
 
     Raises
     ------
@@ -56,45 +59,56 @@ def load_session(
     if all(o.domain != DOMAIN for o in model.opset_import):
         return open_session(str(path), device)  # ONNX Runtime reads external tensors itself
     if mode == "streaming":
-        return open_streaming(path, device, native)
+        return open_streaming(path, model, device, native)
     with naming(path):
-        return open_resident(read_model(path), device)
+        return open_resident(read_model(path) if has_external_data(model) else model, device, native)
 
 
-def open_streaming(path: Path, device: str, native: bool | None) -> Any:
+def open_streaming(path: Path, model: onnx.ModelProto, device: str, native: bool | None) -> Any:
     """Decode at each use: ONNX Runtime's default order puts a call right before the first node that reads it."""
     options = onnxruntime().SessionOptions()
     options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
+    if device == "cuda" and not has_external_data(model) and call_for_each_reader(model):
+        return open_session(model, device, options, native=native)
     return open_session(str(path), device, options, native=native)
 
 
-def open_resident(model: onnx.ModelProto, device: str) -> Any:
-    """Decode once, and give ONNX Runtime the arrays themselves: the model says that they are in another file."""
-    ort = onnxruntime()
-    tensors, names, values = [], [], []
-    for name, stored, _ in list(read_calls(model)):
-        with naming(name):
-            array = load(stored)
-        if array.dtype in ELEMENT_TYPES.values():
-            tensors.append(placeholder(name, array))
-            names.append(name)
-            values.append(ort.OrtValue.ortvalue_from_numpy(array))
-        else:  # no type of NumPy's own
-            tensors.append(numpy_helper.from_array(array, name))
-    replace_by_constants(model, tensors)
-    options = ort.SessionOptions()
-    options.add_external_initializers(names, values)
-    session = open_session(model, device, options, native=False)
-    session.tansor_weights = values  # ONNX Runtime reads them as long as it runs
+def open_resident(model: onnx.ModelProto, device: str, native: bool | None) -> Any:
+    """Decode once: on the device what may stay there, all else on the processor, as constants of the model."""
+    calls = list(read_calls(model))
+    on_device = []
+    if device == "cuda" and use_native(native):
+        names = shareable(model)
+        on_device = [call for call in calls if call[0] in names and call[1].dtype in ("float32", "float16")]
+    on_processor = [call for call in calls if call not in on_device]
+    tensors, values = decode_on_processor(on_processor)
+    options = onnxruntime().SessionOptions()
+    options.add_external_initializers(list(values), list(values.values()))
+    if on_device:
+        arrays = decode_on_device(on_device)
+        tensors += [placeholder(name, stored.shape, DTYPES[stored.dtype]) for name, stored, _ in on_device]
+        replace_by_constants(model, tensors)
+        session = open_shared(model, device, options, arrays)
+    else:
+        replace_by_constants(model, tensors)
+        session = open_session(model, device, options, native=False)
+    session.tansor_constants = values  # ONNX Runtime reads them as long as it runs
     return session
 
 
-def placeholder(name: str, array: npt.NDArray[np.generic]) -> onnx.TensorProto:
-    """A tensor that claims to be in a file."""
-    tensor = onnx.TensorProto(name=name, dims=array.shape, data_location=onnx.TensorProto.EXTERNAL)
-    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor.external_data.add(key="location", value="decoded")
-    return tensor
+def decode_on_processor(calls: Sequence[NamedCall]) -> tuple[list[onnx.TensorProto], dict[str, Any]]:
+    """Tensors that stand for weights, and the values of those that claim to be in a file."""
+    tensors, values = [], {}
+    kernels = numba_kernels(os.cpu_count() or 1)
+    for name, stored, _ in calls:
+        with naming(name):
+            array = load(stored, kernels=kernels)
+        if array.dtype in ELEMENT_TYPES.values():
+            tensors.append(placeholder(name, array.shape, array.dtype))
+            values[name] = onnxruntime().OrtValue.ortvalue_from_numpy(array)
+        else:  # no type of NumPy's own
+            tensors.append(numpy_helper.from_array(array, name))
+    return tensors, values
 
 
 def run(
