@@ -43,11 +43,11 @@ def measure(units: npt.NDArray[np.uint8], profile: str, packed: bool) -> tuple[i
     ends = stream.lane_count * (table_log + stream.length_width) + np.cumsum(lengths)
     data = kernels.read_only(stream.words).view(np.uint8)
     entries = kernels.pack_decode_table(decode_table(stream.counts), classes)
-    symbols = np.zeros(steps * lanes, np.uint16 if packed else np.uint8)
+    symbols = np.zeros(steps * lanes * (2 if packed else 1), np.uint8)
     decode = best(
         lambda: kernels.decode_range(
             data, lanes, 0, lanes, ends - lengths, ends, states, entries, classes.width, classes.first, classes.member,
-            symbols,
+            packed, symbols,
         )
     )  # fmt: skip
     coded, next_state, first_states = kernels.pack_encode_table(encode_table(stream.counts), classes)
