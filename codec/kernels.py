@@ -81,9 +81,7 @@ def decode_lanes(
     """Twin of `refimpl.tans.decoding.decode_lanes`: same arguments, same symbols, same errors."""
     lane_count = len(start_states)
     steps = lane_length(symbol_count, lane_count)
-    if len(words) < 2:  # one load takes eight bytes
-        words = np.concatenate([words, np.zeros(2, np.uint32)])
-    data = read_only(words).view(np.uint8)
+    data = read_only(at_least_eight(words)).view(np.uint8)
     ends = first_bit + np.cumsum(bit_lengths)
     starts = ends - bit_lengths
     symbols = np.empty(steps * lane_count * (2 if packed else 1), np.uint8)
@@ -118,8 +116,9 @@ def numba_kernels(jobs: int = 1) -> Kernels:
     if jobs < 1:
         raise InvalidArgument(f"jobs is {jobs}, at least one is needed")
     return Kernels(
-        histogram, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs), append_bits, pack_nibbles
-    )
+        histogram, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs), append_bits,
+        pack_fields, unpack_fields, pack_nibbles,
+    )  # fmt: skip
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -181,6 +180,39 @@ def join_bits(parts: list[npt.NDArray[np.uint32]], lengths: list[int]) -> npt.ND
             copy_bits(read_only(part.view(np.uint8)), words.view(np.uint8), at)
         at += length
     return words[:count]
+
+
+def pack_fields(values: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.uint32]:
+    """Twin of `refimpl.tans.bits.pack_fields`.
+
+    Examples
+    --------
+    >>> pack_fields(np.array([1, 2, 3]), 2)
+    array([57], dtype=uint32)
+    """
+    count = (len(values) * width + 31) // 32
+    words = np.empty(count + 2, np.uint32)  # room behind the last field
+    words[-4:] = 0
+    write_equal(values, width, words.view(np.uint8))
+    return words[:count]
+
+
+def unpack_fields(words: npt.NDArray[np.uint32], first_bit: int, width: int, count: int) -> npt.NDArray[np.int64]:
+    """Twin of `refimpl.tans.bits.unpack_fields`.
+
+    Examples
+    --------
+    >>> unpack_fields(np.array([57], np.uint32), 0, 2, 3)
+    array([1, 2, 3])
+    """
+    values = np.empty(count, np.int64)
+    read_equal(read_only(at_least_eight(words)).view(np.uint8), first_bit, width, values)
+    return values
+
+
+def at_least_eight(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Words of eight bytes or more, which one load takes."""
+    return words if len(words) >= 2 else np.concatenate([words, np.zeros(2, np.uint32)])
 
 
 def pack_nibbles(symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -426,14 +458,33 @@ def append(data: Any, at: Any, carry: Any, value: Any, count: Any) -> Any:
 
 
 @njit(nogil=True)
+def write_equal(values: Any, width: Any, data: Any) -> Any:
+    """Fields of one width behind one another."""
+    at = 0
+    carry = np.uint64(0)
+    for i in range(len(values)):
+        carry, at = append(data, at, carry, np.uint64(values[i]), width)
+    write64(data, at >> 3, carry)
+
+
+@njit(nogil=True)
+def read_equal(data: Any, at: Any, width: Any, values: Any) -> Any:
+    """Read fields of one width from bit ``at`` on."""
+    for i in range(len(values)):
+        byte = min(at >> 3, len(data) - 8)
+        values[i] = np.int64(read64(data, byte) >> np.uint64(at - 8 * byte)) & ((1 << width) - 1)
+        at += width
+
+
+@njit(nogil=True)
 def copy_bits(part: Any, data: Any, at: Any) -> Any:
     """Put whole bytes at bit ``at``; what is in front of it in its byte stays, the byte behind is begun."""
     byte, used, size = at >> 3, at & 7, len(part)
     data[byte] = np.int64(data[byte]) & ((1 << used) - 1) | np.int64(part[0]) << used
     i = 1
-    while i + 8 <= size:
-        write64(data, byte + i, read64(part, i) << np.uint64(used) | np.uint64(part[i - 1]) >> np.uint64(8 - used))
-        i += 8
+    while i + 7 <= size:  # seven bytes lie in eight of the part
+        write64(data, byte + i, read64(part, i - 1) >> np.uint64(8 - used))
+        i += 7
     while i <= size:
         two = np.int64(part[i - 1]) | (np.int64(part[i]) << 8 if i < size else 0)
         data[byte + i] = two >> (8 - used)
