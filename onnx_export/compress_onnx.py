@@ -24,6 +24,7 @@ from onnx_export.calls import Call, write_call
 from onnx_export.evaluate import score
 from onnx_export.files import first_line, naming, read_model, write_model
 from onnx_export.functions import DOMAIN, MIN_OPSET, functions
+from onnx_export.hoist import NOT_HOISTED, hoist_weights
 from onnx_export.parallel import in_parallel
 from onnx_export.probe import (
     OUTPUT_SQNR_DB,
@@ -78,10 +79,13 @@ def compress_onnx(
     """Compress an ONNX file."""
     with naming(source):
         model = prepare(read_model(source), source)
+        hoist_weights(model)
         constants = find_constants(model)
     reasons = {c.name: reason_to_skip(c, options) for c in constants}
     skipped = [skip(c.name, c.array, reason) for c in constants if (reason := reasons[c.name])]
-    skipped += [skip(name, array, "inside a subgraph") for name, array in find_inside(model)]
+    skipped += [
+        skip(name, array, reason_to_copy(name, array, options) or NOT_HOISTED) for name, array in find_inside(model)
+    ]
     unique, ties = find_ties([c for c in constants if not reasons[c.name]])
     floats = [c for c in unique if c.is_float]
     notes = [f"--exclude {p} matches no tensor" for p in options.exclude if not fnmatch.filter(reasons, p)]
