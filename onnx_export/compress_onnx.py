@@ -102,6 +102,10 @@ def compress_onnx(
         results = calibrated(model, unique, ties, calibration, options, notes, tell)
     calls = {name: call for name, (_, call, _) in results.items() if call is not None}
     lines = [line for _, call, line in results.values() if call is not None]
+    if not calls:
+        notes.append(
+            "WARNING: nothing was compressed, the output holds what the input did; see why tensors were copied"
+        )
     if calls and sum(line.original_bytes - line.stored_bytes for line in lines) <= (size := functions_bytes(calls)):
         notes.append(f"WARNING: coding saves less than the {size:,} bytes of the functions that decode")
     if dropped := drop_debug_metadata(model):
