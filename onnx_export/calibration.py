@@ -4,7 +4,7 @@ Reductions are added to the graph, so that a whole activation never leaves ONNX 
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,9 @@ def check_samples(session: Any, samples: npt.NDArray[Any] | Batch) -> dict[str, 
     session : InferenceSession
         Of the model to calibrate.
     samples : array or mapping
-        The first axis counts samples. A single array is for a model with a single input.
+        The first axis counts samples. An input may have one axis more than the model wants: each entry then is that
+        input in a run of its own, as a recurrent state needs it, whose first axis counts layers. A single array is for
+        a model with a single input.
 
     Raises
     ------
@@ -70,13 +72,9 @@ def check_samples(session: Any, samples: npt.NDArray[Any] | Batch) -> dict[str, 
     checked = {}
     for given in inputs:
         array = samples[given.name]
-        if array.ndim != len(given.shape):
+        counted = [] if is_stacked(array, given) else given.shape[:1]  # axes of the model that count samples
+        if array.ndim < len(given.shape) or not fits(array.shape[1:], given.shape[len(counted) :]):
             raise CalibrationError(f"{given.name}: data of shape {list(array.shape)}, the model wants {given.shape}")
-        for axis, (have, want) in enumerate(zip(array.shape, given.shape, strict=True)):
-            if axis and isinstance(want, int) and want > 0 and have != want:
-                raise CalibrationError(
-                    f"{given.name}: data of shape {list(array.shape)}, the model wants {given.shape}"
-                )
         if array.ndim and not len(array):
             raise CalibrationError(f"{given.name}: no samples")
         dtype = ELEMENT_TYPES.get(given.type)
@@ -86,9 +84,25 @@ def check_samples(session: Any, samples: npt.NDArray[Any] | Batch) -> dict[str, 
             checked[given.name] = array.astype(dtype)
         if dtype.kind == "f" and not np.isfinite(checked[given.name]).all():
             raise CalibrationError(f"{given.name}: the data hold NaN or infinite values")
-    if len({len(a) for a in checked.values() if a.ndim}) > 1:
-        raise CalibrationError("the inputs have different numbers of samples")
+    counts = {name: len(array) for name, array in checked.items() if array.ndim}
+    if len(set(counts.values())) > 1:
+        raise CalibrationError(
+            f"the inputs have different numbers of samples: {', '.join(f'{n} {c}' for n, c in counts.items())}. The first "
+            "axis counts them; an input whose own first axis does not, such as a state, takes one more axis in front"
+        )
     return checked
+
+
+def is_stacked(array: npt.NDArray[Any], given: Any) -> bool:
+    """Whether samples have one axis more than their input: each entry is the whole input of a run."""
+    return array.ndim == len(given.shape) + 1
+
+
+def fits(shape: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
+    """Whether a shape is what a model wants; only positive integers are wishes."""
+    return len(shape) == len(wanted) and all(
+        not isinstance(want, int) or want <= 0 or have == want for have, want in zip(shape, wanted, strict=True)
+    )
 
 
 def batches(session: Any, samples: Batch) -> Iterable[dict[str, npt.NDArray[Any]]]:
@@ -100,6 +114,11 @@ def batches(session: Any, samples: Batch) -> Iterable[dict[str, npt.NDArray[Any]
         Fewer samples than the model's fixed batch size.
     """
     count = sample_count(samples)
+    stacked = {i.name for i in session.get_inputs() if is_stacked(samples[i.name], i)}
+    if stacked:  # one sample a run
+        for k in range(count):
+            yield {n: a[k, ...] if n in stacked else a[k : k + 1] if a.ndim else a for n, a in samples.items()}
+        return
     fixed = [i.shape[0] for i in session.get_inputs() if i.shape and isinstance(i.shape[0], int) and i.shape[0] > 0]
     size = max(fixed, default=min(BATCH, count))
     if fixed and count < size:

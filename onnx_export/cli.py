@@ -20,15 +20,16 @@ DIFFERENT, USER_ERROR, DAMAGED, INTERRUPTED = 1, 2, 3, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
-    if not options.command:
-        parser.print_help()
-        return USER_ERROR
     status: int = 0
     try:
+        parser = make_parser()
+        options = parser.parse_args(arguments)
+        if not options.command:
+            parser.print_help()
+            return USER_ERROR
         status = options.command(options) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
     except StreamError as error:
         return fail(str(error), DAMAGED)
     except TansorError as error:

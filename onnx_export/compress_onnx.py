@@ -24,6 +24,7 @@ from onnx_export.calls import Call, write_call
 from onnx_export.evaluate import score
 from onnx_export.files import first_line, naming, read_model, write_model
 from onnx_export.functions import DOMAIN, MIN_OPSET, functions
+from onnx_export.hoist import NOT_HOISTED, hoist_weights
 from onnx_export.parallel import in_parallel
 from onnx_export.probe import (
     OUTPUT_SQNR_DB,
@@ -78,10 +79,13 @@ def compress_onnx(
     """Compress an ONNX file."""
     with naming(source):
         model = prepare(read_model(source), source)
+        hoist_weights(model)
         constants = find_constants(model)
     reasons = {c.name: reason_to_skip(c, options) for c in constants}
     skipped = [skip(c.name, c.array, reason) for c in constants if (reason := reasons[c.name])]
-    skipped += [skip(name, array, "inside a subgraph") for name, array in find_inside(model)]
+    skipped += [
+        skip(name, array, reason_to_copy(name, array, options) or NOT_HOISTED) for name, array in find_inside(model)
+    ]
     unique, ties = find_ties([c for c in constants if not reasons[c.name]])
     floats = [c for c in unique if c.is_float]
     notes = [f"--exclude {p} matches no tensor" for p in options.exclude if not fnmatch.filter(reasons, p)]
@@ -98,6 +102,10 @@ def compress_onnx(
         results = calibrated(model, unique, ties, calibration, options, notes, tell)
     calls = {name: call for name, (_, call, _) in results.items() if call is not None}
     lines = [line for _, call, line in results.values() if call is not None]
+    if not calls:
+        notes.append(
+            "WARNING: nothing was compressed, the output holds what the input did; see why tensors were copied"
+        )
     if calls and sum(line.original_bytes - line.stored_bytes for line in lines) <= (size := functions_bytes(calls)):
         notes.append(f"WARNING: coding saves less than the {size:,} bytes of the functions that decode")
     if dropped := drop_debug_metadata(model):

@@ -8,7 +8,7 @@ from onnx import helper
 from onnx_export.calls import Call
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 from onnx_export.ties import Tie
-from onnx_export.weights import Constant
+from onnx_export.weights import Constant, all_nodes, bodies
 
 METADATA_KEY = "tansor"
 DEBUG_PREFIX = "pkg.torch."  # stack traces and trace nodes, kilobytes a node
@@ -54,13 +54,12 @@ def replace_by_calls(
 
 
 def names_in(graph: onnx.GraphProto) -> set[str]:
-    """Names of all values of a graph and its subgraphs."""
+    """Names of all values of a graph and its bodies."""
     names = {value.name for value in (*graph.input, *graph.initializer)}
     for node in graph.node:
         names.update(node.output)
-        for attribute in node.attribute:
-            for subgraph in (attribute.g, *attribute.graphs):
-                names |= names_in(subgraph)
+        for body in bodies(node):
+            names |= names_in(body)
     return names
 
 
@@ -170,7 +169,7 @@ def set_metadata(model: onnx.ModelProto, value: str) -> None:
 def drop_debug_metadata(model: onnx.ModelProto) -> int:
     """Drop what PyTorch's exporter notes at each node for its own debugging; return the bytes saved."""
     before = model.ByteSize()
-    for node in model.graph.node:
+    for node in all_nodes(model.graph):
         stay = [entry for entry in node.metadata_props if not entry.key.startswith(DEBUG_PREFIX)]
         del node.metadata_props[:]
         node.metadata_props.extend(stay)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from onnx_export.files import PROTOBUF_LIMIT, first_line
+from onnx_export.files import PROTOBUF_LIMIT, first_line, one_line
 from onnx_export.functions import DOMAIN
 from onnx_export.native import library_path
 from refimpl.errors import ExportError, InvalidArgument
@@ -191,5 +191,5 @@ def run(session: Any, outputs: Sequence[str] | None, feeds: Mapping[str, npt.NDA
     try:
         result: list[Any] = session.run(outputs, dict(feeds))
     except Exception as error:  # ONNX Runtime's errors share no base class
-        raise ExportError(f"ONNX Runtime cannot run the model: {first_line(error)}") from None
+        raise ExportError(f"ONNX Runtime cannot run the model: {one_line(error)}") from None
     return result

@@ -43,6 +43,14 @@ def test_only_the_exporters_debugging_notes_are_dropped():
     assert drop_debug_metadata(model) == 0
 
 
+def test_debugging_notes_inside_bodies_are_dropped():
+    model = net(CONDITIONAL, w=normal(64, 32), v=normal(64, 32))
+    plain = model.SerializeToString()
+    note(model.graph.node[0].attribute[1].g.node[0], "pkg.torch.onnx.stack_trace", "File ...")
+    assert drop_debug_metadata(model) > 0
+    assert model.SerializeToString() == plain
+
+
 def test_metadata_are_added_to_the_others():
     model = onnx.ModelProto()
     note(model, "author")
