@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
@@ -19,7 +18,7 @@ from onnx_export.calls import read_calls
 from onnx_export.files import naming, read_model
 from onnx_export.functions import DOMAIN
 from onnx_export.rewrite import replace_by_constants
-from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session
+from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session, placeholder
 from onnx_export.runtime import run as run_session
 from refimpl.errors import InvalidArgument
 
@@ -70,31 +69,17 @@ def open_streaming(path: Path, device: str, native: bool | None) -> Any:
 
 def open_resident(model: onnx.ModelProto, device: str) -> Any:
     """Decode once, and give ONNX Runtime the arrays themselves: the model says that they are in another file."""
-    ort = onnxruntime()
-    tensors, names, values = [], [], []
+    tensors, arrays = [], {}
     for name, stored, _ in list(read_calls(model)):
         with naming(name):
             array = load(stored)
         if array.dtype in ELEMENT_TYPES.values():
             tensors.append(placeholder(name, array))
-            names.append(name)
-            values.append(ort.OrtValue.ortvalue_from_numpy(array))
+            arrays[name] = array
         else:  # no type of NumPy's own
             tensors.append(numpy_helper.from_array(array, name))
     replace_by_constants(model, tensors)
-    options = ort.SessionOptions()
-    options.add_external_initializers(names, values)
-    session = open_session(model, device, options, native=False)
-    session.tansor_weights = values  # ONNX Runtime reads them as long as it runs
-    return session
-
-
-def placeholder(name: str, array: npt.NDArray[np.generic]) -> onnx.TensorProto:
-    """A tensor that claims to be in a file."""
-    tensor = onnx.TensorProto(name=name, dims=array.shape, data_location=onnx.TensorProto.EXTERNAL)
-    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor.external_data.add(key="location", value="decoded")
-    return tensor
+    return open_session(model, device, arrays=arrays, native=False)
 
 
 def run(
