@@ -155,6 +155,8 @@ def test_an_interrupted_run_goes_on_from_what_is_finished(tmp_path, monkeypatch)
 
 def test_other_recipes_and_choices_of_tensors_share_what_was_measured(tmp_path, monkeypatch):
     graph = "(float[n, 64] x) => (float[n, 32] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"
+    from onnx_export import moments
+
     source = save(net(graph, w=normal(64, 48), v=normal(48, 32, seed=1)), tmp_path / "model.onnx")
     samples = rng(0).standard_normal((30, 64)).astype(np.float32)
     choices = [{"recipe": "rate"}, {"recipe": "rate", "exclude": ("v",)}, {"recipe": "aggressive"}]
