@@ -86,8 +86,9 @@ class Reference:
         """(score, mask)."""
         score = pruning.wanda_score(weight, mean_square)
         share = share_of(sparsity, pattern)
-        mask = (pruning.n_of_m_mask if isinstance(share, NOfM) else pruning.prune_rows_mask)(score, share)
-        return score, mask
+        if isinstance(share, NOfM):
+            return score, pruning.n_of_m_mask(score, share)
+        return score, pruning.prune_rows_mask(score, share)
 
     def second_moment(self, activations: Array) -> Array:
         """The second moment."""
@@ -106,8 +107,8 @@ class Reference:
         self, weight: Array, factor: Array, static_groups: bool, block: int, order: Array | None = None, **spec: Any
     ) -> Any:
         """(codes, scale, zero_point, error)."""
-        how = {"order": order, "static_groups": static_groups, "block": block}
-        result = gptq(weight, factor, QuantizationSpec(**spec), **how)
+        grid = QuantizationSpec(**spec)
+        result = gptq(weight, factor, grid, order=order, static_groups=static_groups, block=block)
         codes = result.quantized
         return codes.codes, codes.scale, codes.zero_point, np.float64(result.error)
 

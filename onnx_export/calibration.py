@@ -5,6 +5,7 @@ Reductions are added to the graph, so that a whole activation never leaves ONNX 
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from onnx_export.runtime import ELEMENT_TYPES, open_session, run
+from onnx_export.runtime import ELEMENT_TYPES, apart, open_session, run
 from onnx_export.weights import Reader
 from refimpl.errors import CalibrationError
 from refimpl.pipeline import ActivationStatistics
@@ -21,6 +22,31 @@ from refimpl.pipeline import ActivationStatistics
 Batch = Mapping[str, npt.NDArray[Any]]  # by input name
 Samples = str | os.PathLike[str] | npt.NDArray[Any] | Batch  # a file, the only input, or inputs by name
 BATCH = 4  # samples in a run, where the model leaves the batch size open
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a model."""
+
+    name: str
+    shape: tuple[int | str | None, ...]
+    type: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What samples must fit: the inputs of a session, without its weights."""
+
+    inputs: tuple[Input, ...]
+
+    def get_inputs(self) -> tuple[Input, ...]:
+        """As of a session."""
+        return self.inputs
+
+
+def inputs_of(session: Any) -> Inputs:
+    """The inputs of a session, which may then go."""
+    return Inputs(tuple(Input(i.name, tuple(i.shape), i.type) for i in session.get_inputs()))
 
 
 def read_samples(path: Path) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
@@ -162,12 +188,11 @@ def collect_statistics(
     """
     if not activations:
         return {}
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    watched, arrays = apart(model)
     names: dict[tuple[str, int], tuple[str, str, str]] = {}
     for key, channels in activations.items():
         names[key] = add_reductions(watched, len(names), *key, channels)
-    session = open_session(watched)
+    session = open_session(watched, arrays=arrays)
     outputs = [name for triple in names.values() for name in triple]
     maximum: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
     means: dict[tuple[str, int], npt.NDArray[np.float64]] = {}

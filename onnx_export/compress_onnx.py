@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,16 @@ import onnx.version_converter
 
 from codec.tensor import StoredTensor
 from onnx_export.aggressive import can_be_pruned, prune_layers
-from onnx_export.calibration import Batch, Samples, check_samples, collect_statistics, combine, read_samples
+from onnx_export.calibration import (
+    Batch,
+    Inputs,
+    Samples,
+    check_samples,
+    collect_statistics,
+    combine,
+    inputs_of,
+    read_samples,
+)
 from onnx_export.calls import Call, write_call
 from onnx_export.evaluate import score
 from onnx_export.files import first_line, naming, read_model, write_model
@@ -147,11 +155,11 @@ def compress_constants(
     return dict(in_parallel(one, constants, options.jobs, tell))
 
 
-def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Any, Batch]:
-    """(session of a model, calibration samples that fit it)."""
+def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Inputs, Batch]:
+    """(inputs of a model that ONNX Runtime can open, calibration samples that fit them)."""
     samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
     session = open_session(model)
-    return session, check_samples(session, samples)
+    return inputs_of(session), check_samples(session, samples)
 
 
 def calibrated(
@@ -164,7 +172,7 @@ def calibrated(
     tell: Progress,
 ) -> Results:
     """Compress with calibration data, and again with finer targets where the model's outputs ask for it."""
-    session, checked = open_with_samples(model, calibration)
+    inputs, checked = open_with_samples(model, calibration)
     floats = [c for c in constants if c.is_float]
     watched = {
         (r.activation, r.activation_axis): c.array.shape[r.input_axis]
@@ -182,7 +190,7 @@ def calibrated(
     results = {c.name: (layers | rest)[c.name] for c in constants}
     if options.recipe.weights is None or not floats:
         return results
-    feeds = probe_batches(session, checked)
+    feeds = probe_batches(inputs, checked)
     before = model_outputs(model, feeds)
 
     def measure(results: Results) -> float | None:
@@ -230,7 +238,7 @@ def rated(
     """Compress by the rate recipe; what is already quantized is coded as it is."""
     settings = options.recipe.rate
     assert settings is not None, "a recipe with rate settings"
-    session, checked = open_with_samples(model, calibration)
+    inputs, checked = open_with_samples(model, calibration)
     floats = [c for c in constants if c.is_float]
     results = compress_constants([c for c in constants if not c.is_float], {}, options, tell)
     bits = None
@@ -245,7 +253,7 @@ def rated(
         judge = perplexity_judge(model, ties, tokens, settings.max_loss_percent)
     with work_folder(options, model, ties, checked) as folder:
         rate, error = compress_by_rate(
-            model, floats, ties, checked, probe_batches(session, checked), bits, judge, options, folder, tell
+            model, floats, ties, checked, probe_batches(inputs, checked), bits, judge, options, folder, tell
         )
     if error > 0:
         notes.append(f"the outputs keep {-10 * np.log10(error):.1f} dB on calibration samples")

@@ -1,8 +1,10 @@
 """Rewriting a graph: constants out, calls in. No reader notices: every value keeps its name."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import onnx
+from google.protobuf.message import Message
 from onnx import helper
 
 from onnx_export.calls import Call
@@ -144,6 +146,31 @@ def names_read_inside(node: onnx.NodeProto) -> Iterator[str]:
             for inner in graph.node:
                 yield from inner.input
                 yield from names_read_inside(inner)
+
+
+def copy_without(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A copy of a model without the constants of these names, which are not copied on the way."""
+    names = set(names)
+    copy = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            copy_field(copy, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name != "initializer":
+            copy_field(copy.graph, field.name, value)
+    copy.graph.initializer.extend(t for t in model.graph.initializer if t.name not in names)
+    remove(copy.graph, names)
+    return copy
+
+
+def copy_field(message: Any, name: str, value: Any) -> None:
+    """Set a field of a protobuf message to a copy of a value."""
+    if isinstance(value, int | float | str | bytes):
+        setattr(message, name, value)
+    elif isinstance(value, Message):
+        getattr(message, name).CopyFrom(value)
+    else:
+        getattr(message, name).extend(value)
 
 
 def remove(graph: onnx.GraphProto, names: Iterable[str]) -> None:

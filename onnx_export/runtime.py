@@ -13,6 +13,7 @@ import onnx
 from onnx_export.files import PROTOBUF_LIMIT, first_line, one_line
 from onnx_export.functions import DOMAIN
 from onnx_export.native import library_path
+from onnx_export.rewrite import copy_without
 from refimpl.errors import ExportError, InvalidArgument
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -24,6 +25,9 @@ ELEMENT_TYPES: dict[str, np.dtype[Any]] = {
     "tensor(int32)": np.dtype(np.int32), "tensor(int16)": np.dtype(np.int16), "tensor(int8)": np.dtype(np.int8),
     "tensor(uint8)": np.dtype(np.uint8), "tensor(uint16)": np.dtype(np.uint16), "tensor(bool)": np.dtype(np.bool_),
 }  # fmt: skip
+ARRAY_TYPES = {onnx.helper.np_dtype_to_tensor_dtype(dtype): dtype for dtype in ELEMENT_TYPES.values()}
+NOWHERE = "decoded"  # the file that a placeholder names
+LARGE = 1 << 16  # bytes of a weight that is kept apart from its model
 
 
 def onnxruntime() -> Any:
@@ -47,9 +51,16 @@ def onnxruntime() -> Any:
 
 
 def open_session(
-    model: onnx.ModelProto | str, device: str = "cpu", options: Any = None, *, native: bool | None = None
+    model: onnx.ModelProto | str,
+    device: str = "cpu",
+    options: Any = None,
+    *,
+    arrays: Mapping[str, npt.NDArray[Any]] | None = None,
+    native: bool | None = None,
 ) -> Any:
     """An InferenceSession on one device, without silent fallback.
+
+    A model in memory is not written out: ONNX Runtime gets its weights as arrays, which live as long as the session.
 
     Parameters
     ----------
@@ -58,6 +69,8 @@ def open_session(
     device : {"cpu", "cuda"}
     options : onnxruntime.SessionOptions, optional
         For this session alone.
+    arrays : mapping, optional
+        Values of constants of which the model only has a `placeholder`.
     native : bool, optional
         Whether calls of `ai.tansor` run the native op library instead of the function bodies. Default: if it was
         built, and the environment variable ``TANSOR_NATIVE`` is not 0.
@@ -84,8 +97,18 @@ def open_session(
     if threads is not None:
         options.intra_op_num_threads = threads
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `placement`
+    given = dict(arrays or {})
+    if not isinstance(model, str):
+        model, inside = apart(model)
+        given = {**inside, **given}
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in given.values()]
+    options.add_external_initializers(list(given), values)
     # ONNX Runtime's Python package would start again on another provider.
-    arguments = {"sess_options": options, "providers": [(PROVIDERS[device], PROVIDER_OPTIONS[device])], "enable_fallback": 0}
+    arguments = {
+        "sess_options": options,
+        "providers": [(PROVIDERS[device], PROVIDER_OPTIONS[device])],
+        "enable_fallback": 0,
+    }
     try:
         if use_native(native):
             options.register_custom_ops_library(str(library_path()))
@@ -102,7 +125,32 @@ def open_session(
     if session.get_providers()[0] != PROVIDERS[device]:
         raise ExportError("CUDA was asked for, but ONNX Runtime could only start the CPU")
     session.disable_fallback()
+    session.tansor_weights = values  # ONNX Runtime reads them as long as it runs
     return session
+
+
+def apart(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, npt.NDArray[Any]]]:
+    """(a copy of a model with placeholders instead of its large weights, their values).
+
+    Weights that a run may replace stay, and those of types that NumPy does not have.
+    """
+    replaceable = {value.name for value in model.graph.input}
+    arrays = {
+        tensor.name: np.frombuffer(tensor.raw_data, ARRAY_TYPES[tensor.data_type]).reshape(tensor.dims)
+        for tensor in model.graph.initializer
+        if tensor.data_type in ARRAY_TYPES and tensor.name not in replaceable and len(tensor.raw_data) >= LARGE
+    }
+    light = copy_without(model, arrays)
+    light.graph.initializer.extend(placeholder(name, a.shape, a.dtype) for name, a in arrays.items())
+    return light, arrays
+
+
+def placeholder(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> onnx.TensorProto:
+    """A tensor that claims to be in a file."""
+    tensor = onnx.TensorProto(name=name, dims=shape, data_location=onnx.TensorProto.EXTERNAL)
+    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    tensor.external_data.add(key="location", value=NOWHERE)
+    return tensor
 
 
 def threads_asked() -> int | None:

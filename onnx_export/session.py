@@ -20,9 +20,16 @@ from onnx_export.files import has_external_data, naming, read_model
 from onnx_export.functions import DOMAIN
 from onnx_export.native.loader import decode_on_device
 from onnx_export.rewrite import call_for_each_reader, replace_by_constants
-from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session, use_native
+from onnx_export.runtime import (
+    ELEMENT_TYPES,
+    describe_placement,
+    onnxruntime,
+    open_session,
+    placeholder,
+    use_native,
+)
 from onnx_export.runtime import run as run_session
-from onnx_export.sharing import open_shared, placeholder, shareable
+from onnx_export.sharing import open_shared, shareable
 from refimpl.errors import InvalidArgument
 
 MODES = ("resident", "streaming")
@@ -80,35 +87,29 @@ def open_resident(model: onnx.ModelProto, device: str, native: bool | None) -> A
     if device == "cuda" and use_native(native):
         names = shareable(model)
         on_device = [call for call in calls if call[0] in names and call[1].dtype in ("float32", "float16")]
-    on_processor = [call for call in calls if call not in on_device]
-    tensors, values = decode_on_processor(on_processor)
-    options = onnxruntime().SessionOptions()
-    options.add_external_initializers(list(values), list(values.values()))
-    if on_device:
-        arrays = decode_on_device(on_device)
-        tensors += [placeholder(name, stored.shape, DTYPES[stored.dtype]) for name, stored, _ in on_device]
+    tensors, arrays = decode_on_processor([call for call in calls if call not in on_device])
+    if not on_device:
         replace_by_constants(model, tensors)
-        session = open_shared(model, device, options, arrays)
-    else:
-        replace_by_constants(model, tensors)
-        session = open_session(model, device, options, native=False)
-    session.tansor_constants = values  # ONNX Runtime reads them as long as it runs
-    return session
+        return open_session(model, device, arrays=arrays, native=False)
+    shared = decode_on_device(on_device)
+    tensors += [placeholder(name, stored.shape, DTYPES[stored.dtype]) for name, stored, _ in on_device]
+    replace_by_constants(model, tensors)
+    return open_shared(model, device, shared, arrays, None, False)
 
 
-def decode_on_processor(calls: Sequence[NamedCall]) -> tuple[list[onnx.TensorProto], dict[str, Any]]:
+def decode_on_processor(calls: Sequence[NamedCall]) -> tuple[list[onnx.TensorProto], dict[str, npt.NDArray[Any]]]:
     """Tensors that stand for weights, and the values of those that claim to be in a file."""
-    tensors, values = [], {}
+    tensors, arrays = [], {}
     kernels = numba_kernels(os.cpu_count() or 1)
     for name, stored, _ in calls:
         with naming(name):
             array = load(stored, kernels=kernels)
         if array.dtype in ELEMENT_TYPES.values():
             tensors.append(placeholder(name, array.shape, array.dtype))
-            values[name] = onnxruntime().OrtValue.ortvalue_from_numpy(array)
+            arrays[name] = array
         else:  # no type of NumPy's own
             tensors.append(numpy_helper.from_array(array, name))
-    return tensors, values
+    return tensors, arrays
 
 
 def run(

@@ -13,7 +13,7 @@ import onnx
 from onnx import helper
 
 from onnx_export.calibration import Batch, batches, check_samples, read_samples
-from onnx_export.runtime import open_session, run
+from onnx_export.runtime import apart, open_session, run
 from onnx_export.weights import MIN_ELEMENTS, Constant, find_constants, to_matrix
 from refimpl.gptq import activation_order
 from refimpl.hessian import Matrix, inverse_factor
@@ -91,10 +91,9 @@ def axis_of(constant: Constant) -> int:
 
 def calibrate(model: onnx.ModelProto, samples: npt.NDArray[Any] | Batch, widths: Mapping[str, int]) -> dict[str, Input]:
     """Second moment, maximum and mean of each watched activation, (.., in), computed inside the graph."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    watched, arrays = apart(model)
     outputs = [name for i, (x, width) in enumerate(widths.items()) for name in watch(watched, f"watch/{i}", x, width)]
-    session = open_session(watched)
+    session = open_session(watched, arrays=arrays)
     inputs = [Input(np.zeros((n, n)), np.zeros(n), np.zeros(n)) for n in widths.values()]
     tokens = np.zeros(len(inputs))
     for feeds in batches(session, check_samples(session, samples)):

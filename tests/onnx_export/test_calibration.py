@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 from onnx_export_models import CONDITIONAL, net, normal, outputs_of, save, session
 from strategies import rng, seeds
 
-from onnx_export.calibration import BATCH, batches, check_samples, collect_statistics, combine, read_samples
+from onnx_export.calibration import BATCH, batches, check_samples, collect_statistics, combine, inputs_of, read_samples
 from onnx_export.compress import compress
 from onnx_export.weights import Reader
 from refimpl.errors import CalibrationError, ExportError
@@ -294,3 +294,12 @@ def test_calibration_makes_the_silent_channels_coarse(tmp_path):
     bits = [r["tensors"][0]["bits_per_weight"] for r in (without, calibrated)]
     assert bits[1] < bits[0] or np.square(b - exact).sum() < np.square(a - exact).sum()
     assert not np.array_equal(a, b)
+
+
+def test_samples_fit_the_inputs_of_a_session_that_is_gone():
+    model = net(FIXED, w=normal(16, 16), v=normal(16, 8))
+    opened, samples = session(model), rng(0).standard_normal((15, 16)).astype(np.float32)
+    inputs = inputs_of(opened)
+    checked = check_samples(opened, samples)
+    assert np.array_equal(check_samples(inputs, samples)["x"], checked["x"])
+    assert [len(b["x"]) for b in batches(inputs, checked)] == [len(b["x"]) for b in batches(opened, checked)] == [6, 6]

@@ -1,7 +1,7 @@
 import onnx
 from onnx_export_models import CONDITIONAL, MATMUL, as_constant_nodes, net, normal
 
-from onnx_export.rewrite import drop_debug_metadata, names_in, remove, set_metadata
+from onnx_export.rewrite import copy_without, drop_debug_metadata, names_in, remove, set_metadata
 
 
 def note(node, key, value="v"):
@@ -19,6 +19,20 @@ def test_constants_are_removed_wherever_they_are():
         assert not model.graph.initializer
         assert [i.name for i in model.graph.input] == ["x"]
         assert [n.op_type for n in model.graph.node] == ["MatMul"]
+
+
+def test_a_copy_without_nothing_is_a_copy():
+    for model in (
+        net(MATMUL, w=normal(64, 32)),
+        as_constant_nodes(net(MATMUL, w=normal(64, 32))),
+        net(CONDITIONAL, w=normal(64, 32), v=normal(64, 32)),
+    ):
+        set_metadata(model, "kept")
+        model.producer_name, model.graph.doc_string = "someone", "a graph"
+        before = model.SerializeToString(deterministic=True)
+        assert copy_without(model, ()).SerializeToString(deterministic=True) == before
+        assert not copy_without(model, {"w", "v"}).graph.initializer
+        assert model.SerializeToString(deterministic=True) == before
 
 
 def test_other_nodes_of_that_output_stay():
