@@ -357,19 +357,25 @@ def decode_range(
 
 @njit(nogil=True)
 def list_bits(masks: Any, count: Any, places: Any) -> Any:
-    """Write where the bits of so many words are set; return how many are. One more place may be overwritten."""
+    """Write where bits of so many words are set, `PARTS` to a row; return how many are. One more place may be written."""
     found = 0
     one = np.uint64(1)
-    for i in range(count):
-        mask = masks[i]
-        for _ in range(2):  # seldom more, and how many cannot be foreseen: without a branch
-            places[found] = 64 * i + lowest_bit(mask)
-            found += mask != 0
-            mask &= mask - one
-        while mask:
-            places[found] = 64 * i + lowest_bit(mask)
-            found += 1
-            mask &= mask - one
+    for first in range(0, count, PARTS):
+        any_set = masks[first]
+        for i in range(first + 1, first + PARTS):
+            any_set |= masks[i]
+        if not any_set:
+            continue
+        for i in range(first, first + PARTS):
+            mask = masks[i]
+            for _ in range(2):  # seldom more, and how many cannot be foreseen: without a branch
+                places[found] = 64 * i + lowest_bit(mask)
+                found += mask != 0
+                mask &= mask - one
+            while mask:
+                places[found] = 64 * i + lowest_bit(mask)
+                found += 1
+                mask &= mask - one
     return found
 
 
