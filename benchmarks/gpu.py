@@ -6,7 +6,7 @@
 *Decoding* is benchmarks/gpu_decode.py. *Whole models* are a decoder of OPT-1.3B's shape, with random weights, and any
 compressed model that is given; their plain twins are INT8, MatMulNBits of four bits, and floats. Each way is opened
 and run in a process of its own, and opened in another one, with its file in the page cache. All of them take ONNX
-Runtime's device memory alike (`onnx_export.runtime.PROVIDER_OPTIONS`).
+Runtime's device memory alike (`onnx_export.runtime.provider_options`).
 
 ``load``    seconds from the file to a session, when CUDA and cuBLAS have started already (a product in a small session)
 ``memory``  bytes of the device over what was in use before loading, asked for every millisecond: most while loading,
@@ -79,7 +79,8 @@ def make_decoder(folder: Path, layers: int) -> Row:
 
     write("float16", lambda: variants.plain(skeleton, weights))
     write("int8", lambda: variants.int8(skeleton, weights))
-    write("int4", lambda: variants.int4(skeleton, weights))
+    for bits in variants.ZERO:
+        write(f"nbits {bits}", lambda b=bits: variants.nbits(skeleton, weights, b))
     for fraction in FRACTIONS:
 
         def compress(f: float = fraction) -> onnx.ModelProto:
@@ -103,7 +104,8 @@ def make_twins(source: Path, folder: Path) -> Row:
     replace_by_constants(skeleton, [])
     write_model(variants.plain(skeleton, weights), folder / "float32.onnx")
     write_model(variants.int8(skeleton, weights), folder / "int8.onnx")
-    write_model(variants.int4(skeleton, weights), folder / "int4.onnx")
+    for bits in variants.ZERO:
+        write_model(variants.nbits(skeleton, weights, bits), folder / f"nbits {bits}.onnx")
     for fraction in FRACTIONS:
         cut = {n: variants.at_fraction(t, load_symbols(t), fraction) for n, t in stored.items()}
         write_model(variants.tansor(skeleton, cut), folder / f"tansor {fraction:g}.onnx")
@@ -228,7 +230,8 @@ def work(path: str, mode: str, tokens: int, outputs: str, repeats: int) -> Row:
 def measure(folder: Path, about: Row, options: argparse.Namespace) -> Row:
     """All variants of a model."""
     plain = next(path for path in folder.iterdir() if path.name in ("float16.onnx", "float32.onnx"))
-    ways = [(plain.stem, plain, "resident"), *((n, folder / f"{n}.onnx", "resident") for n in ("int8", "int4"))]
+    ways = [(plain.stem, plain, "resident"), ("int8", folder / "int8.onnx", "resident")]
+    ways += [(f"MatMulNBits, {b} bits", folder / f"nbits {b}.onnx", "resident") for b in variants.ZERO]
     ways += [("tansor, resident", folder / "tansor 1.onnx", "resident")]
     ways += [(f"tansor, streaming, f = {f:g}", folder / f"tansor {f:g}.onnx", "streaming") for f in FRACTIONS]
     rows, wanted = [], None

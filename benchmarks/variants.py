@@ -1,7 +1,7 @@
 """One model with its weights stored in several ways, and a decoder of OPT's shape to try them on.
 
 A skeleton is a model whose weights are names that nothing defines yet. Each variant defines them: as plain arrays,
-as INT8 with DequantizeLinear, as MatMulNBits of four bits, or as calls of `ai.tansor`.
+as INT8 with DequantizeLinear, as MatMulNBits of eight or four bits, or as calls of `ai.tansor`.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BLOCK = 32  # weights that share a scale in MatMulNBits
+ZERO = {8: 128, 4: 8}  # the code of MatMulNBits that stands for zero, by bits
 CODES = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
 
 
@@ -184,20 +185,20 @@ def int8(skeleton: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelP
     return quantized(skeleton, weights, lambda _node, _part: None)
 
 
-def int4(skeleton: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
-    """As `int8`, but matrix products are MatMulNBits: four bits, a scale for each 32 weights."""
+def nbits(skeleton: onnx.ModelProto, weights: Mapping[str, Array], bits: int) -> onnx.ModelProto:
+    """As `int8`, but matrix products are MatMulNBits of four or eight bits, a scale for each 32 weights."""
 
     def product(node: onnx.NodeProto, part: Callable[[str, Array], str]) -> onnx.NodeProto | None:
         by_row = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
-        if (node.op_type != "MatMul" and not by_row) or len(node.input) > 2:
+        if (node.op_type != "MatMul" and not by_row) or len(node.input) > 2 or node.input[1] not in weights:
             return None
         weight = weights[node.input[1]]
         rows = weight if by_row else weight.T
-        codes, scale = four_bits(rows)
-        inputs = [node.input[0], part("nibbles", codes), part("scales", scale)]
+        codes, scale = blockwise(rows, bits)
+        inputs = [node.input[0], part("blocks", codes), part("scales", scale)]
         return helper.make_node(
             "MatMulNBits", inputs, list(node.output), name=node.name, domain="com.microsoft",
-            K=rows.shape[1], N=rows.shape[0], bits=4, block_size=BLOCK,
+            K=rows.shape[1], N=rows.shape[0], bits=bits, block_size=BLOCK,
         )  # fmt: skip
 
     model = quantized(skeleton, weights, product)
@@ -205,14 +206,17 @@ def int4(skeleton: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelP
     return model
 
 
-def four_bits(rows: Array) -> tuple[Array, Array]:
-    """(codes (N, K / 32, 16), scales (N * K / 32,)) as MatMulNBits takes them; 8 stands for zero."""
+def blockwise(rows: Array, bits: int) -> tuple[Array, Array]:
+    """(codes (N, K / 32, 4 * bits), scales (N * K / 32,)) as MatMulNBits takes them."""
+    zero = ZERO[bits]
     blocks = rows.astype(np.float32).reshape(len(rows), -1, BLOCK)
     peak = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)
-    scale = (peak / -8).astype(rows.dtype).astype(np.float32)
+    scale = (peak / -zero).astype(rows.dtype).astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
-        codes = np.nan_to_num(np.rint(blocks / scale)).clip(-8, 7).astype(np.int8).view(np.uint8) + np.uint8(8)
-    return codes[..., 0::2] | codes[..., 1::2] << 4, scale.astype(rows.dtype).reshape(-1)
+        codes = np.nan_to_num(np.rint(blocks / scale)).clip(-zero, zero - 1).astype(np.int16) + zero
+    codes = codes.astype(np.uint8)
+    packed = codes[..., 0::2] | codes[..., 1::2] << 4 if bits == 4 else codes
+    return packed, scale.astype(rows.dtype).reshape(-1)
 
 
 Product = Callable[[onnx.NodeProto, Callable[[str, Array], str]], onnx.NodeProto | None]

@@ -1,6 +1,6 @@
 """Rewriting a graph: constants out, calls in. No reader notices: every value keeps its name."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import onnx
 from onnx import helper
@@ -74,15 +74,28 @@ def find_free_names(calls: Iterable[Call], taken: set[str]) -> None:
             call.node.input[i] = tensor.name
 
 
-def replace_by_constants(model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto]) -> None:
-    """Replace every call by an initializer of the same name and drop all traces of compression, in place."""
+def replace_by_constants(
+    model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto], names: Collection[str] | None = None
+) -> None:
+    """Replace calls by initializers of the same name, in place.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    tensors : iterable of onnx.TensorProto
+    names : collection of str, optional
+        Of the calls. Without it all are replaced, and all traces of compression dropped.
+    """
     graph = model.graph
-    inputs = {name for node in graph.node if node.domain == DOMAIN for name in node.input}
-    nodes = [node for node in graph.node if node.domain != DOMAIN]
+    calls = {n.output[0] for n in graph.node if n.domain == DOMAIN and (names is None or n.output[0] in names)}
+    inputs = {name for node in graph.node if node.output[0] in calls for name in node.input}
+    nodes = [node for node in graph.node if node.output[0] not in calls]
     del graph.node[:]
     graph.node.extend(nodes)
     remove(graph, inputs)
     graph.initializer.extend(tensors)
+    if names is not None:
+        return
     for field, stay in (
         (model.functions, [f for f in model.functions if f.domain != DOMAIN]),
         (model.opset_import, [o for o in model.opset_import if o.domain != DOMAIN]),
