@@ -115,20 +115,18 @@ def call_for_each_reader(model: onnx.ModelProto) -> bool:
     kept = {value.name for value in graph.output} | {name for node in graph.node for name in names_read_inside(node)}
     calls = {node.output[0]: node for node in graph.node if node.domain == DOMAIN and node.output[0] not in kept}
     declared = {value.name: value for value in graph.value_info}
-    taken, nodes = names_in(graph), []
+    taken, copies = names_in(graph), []
     seen: set[str] = set()
     for node in graph.node:
         for name in dict.fromkeys(node.input):
             if name in seen:
-                nodes.append(another_call(calls[name], node, declared, taken))
-                graph.value_info.append(declared[nodes[-1].output[0]])
+                copies.append(another_call(calls[name], node, declared, taken))
+                graph.value_info.append(declared[copies[-1].output[0]])
             seen |= calls.keys() & {name}
-        nodes.append(node)
-    if len(nodes) == len(graph.node):
-        return False
+    nodes = [*copies, *graph.node]  # of a node's inputs, ONNX Runtime runs those first that stand last
     del graph.node[:]
     graph.node.extend(nodes)
-    return True
+    return bool(copies)
 
 
 def another_call(

@@ -97,9 +97,9 @@ def open_resident(path: Path, device: str, native: bool | None) -> Any:
         model = outline(path)
         calls = device_calls(model, shareable(model))
         arrays = dict(decode_on_device(calls, TensorFiles(path.parent)))
-        stay = [placeholder(call.name, call.shape, DTYPES[call.dtype]) for call in calls]
-        replace_by_constants(model, stay, {call.name for call in calls})
+        replace_by_constants(model, [], arrays)
         onnx.load_external_data_for_model(model, str(path.parent))
+        model.graph.initializer.extend(placeholder(c.name, c.shape, DTYPES[c.dtype]) for c in calls)
     else:
         model = read_model(path)
     tensors, values = decode_on_processor(list(read_calls(model)))

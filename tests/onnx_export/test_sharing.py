@@ -65,11 +65,9 @@ def test_without_a_driver_there_is_a_sentence():
 # On a GPU
 
 
-def language_model(layers=6, width=1024, vocabulary=20_000):
+def language_model(layers=6, width=1024, vocabulary=60_000):
     """A table that is read at both ends, and layers between."""
-    body = "".join(f"h{i + 1} = Relu(m{i}) m{i} = MatMul(h{i}, w{i}) " for i in range(layers))
     order = "".join(f"m{i} = MatMul(h{i}, w{i}) h{i + 1} = Relu(m{i}) " for i in range(layers))
-    assert len(body) == len(order)
     model = onnx.parser.parse_model(
         f"""<ir_version: 10, opset_import: ["": 21]> g (int64[n] i) => (float[n, v] y)
         {{ h0 = Gather(e, i) {order} y = Gemm<transB = 1>(h{layers}, e) }}"""
@@ -110,8 +108,8 @@ def test_memory(compressed, mode):
     opened = load_session(path, mode, "cuda")
     for _ in range(3):
         opened.run(None, feeds)
-    slack, layers = 24 << 20, 2 * 4 * 1024**2
-    table = 4 * 20_000 * 1024
+    slack, layers = 120 << 20, 2 * 4 * 1024**2  # cuBLAS has memory of its own in each session
+    table = 4 * 60_000 * 1024
     most = size if mode == "resident" else path.stat().st_size + table + layers
     assert device_bytes() - before < most + slack
 
