@@ -228,7 +228,7 @@ def work(path: str, mode: str, tokens: int, outputs: str, repeats: int) -> Row:
 
 
 def compile_kernels(folder: Path) -> float:
-    """Seconds to compile the kernels that the decoder needs, once for all; that is no part of any load measured here."""
+    """Seconds to compile the kernels that the decoder needs, once for all: that is in none of the loads measured."""
     shape = variants.Shape(1, 256, 4, 512, 512, 64)
     weights, skeleton = variants.draw_all(shape, 1), variants.decoder(shape)
     begin = time.perf_counter()
