@@ -6,7 +6,7 @@
 *Decoding* is benchmarks/gpu_decode.py. *Whole models* are a decoder of OPT-1.3B's shape, with random weights, and any
 compressed model that is given; their plain twins are INT8, MatMulNBits of four bits, and floats. Each way is opened
 and run in a process of its own, and opened in another one, with its file in the page cache. All of them take ONNX
-Runtime's device memory alike (`onnx_export.runtime.PROVIDER_OPTIONS`).
+Runtime's device memory alike (`onnx_export.runtime.provider_options`).
 
 ``load``    seconds from the file to a session, when CUDA and cuBLAS have started already (a product in a small session)
 ``memory``  bytes of the device over what was in use before loading, asked for every millisecond: most while loading,
@@ -79,7 +79,8 @@ def make_decoder(folder: Path, layers: int) -> Row:
 
     write("float16", lambda: variants.plain(skeleton, weights))
     write("int8", lambda: variants.int8(skeleton, weights))
-    write("int4", lambda: variants.int4(skeleton, weights))
+    for bits in variants.ZERO:
+        write(f"nbits {bits}", lambda b=bits: variants.nbits(skeleton, weights, b))
     for fraction in FRACTIONS:
 
         def compress(f: float = fraction) -> onnx.ModelProto:
@@ -103,7 +104,8 @@ def make_twins(source: Path, folder: Path) -> Row:
     replace_by_constants(skeleton, [])
     write_model(variants.plain(skeleton, weights), folder / "float32.onnx")
     write_model(variants.int8(skeleton, weights), folder / "int8.onnx")
-    write_model(variants.int4(skeleton, weights), folder / "int4.onnx")
+    for bits in variants.ZERO:
+        write_model(variants.nbits(skeleton, weights, bits), folder / f"nbits {bits}.onnx")
     for fraction in FRACTIONS:
         cut = {n: variants.at_fraction(t, load_symbols(t), fraction) for n, t in stored.items()}
         write_model(variants.tansor(skeleton, cut), folder / f"tansor {fraction:g}.onnx")
@@ -225,10 +227,23 @@ def work(path: str, mode: str, tokens: int, outputs: str, repeats: int) -> Row:
 # All processes
 
 
+def compile_kernels(folder: Path) -> float:
+    """Seconds to compile the kernels that the decoder needs, once for all: that is in none of the loads measured."""
+    shape = variants.Shape(1, 256, 4, 512, 512, 64)
+    weights, skeleton = variants.draw_all(shape, 1), variants.decoder(shape)
+    begin = time.perf_counter()
+    for fraction in (1.0, 0.5):
+        stored = {name: variants.store(weight, LAYER_STEP, fraction) for name, weight in weights.items()}
+        write_model(variants.tansor(skeleton, stored), folder / f"{fraction}.onnx")
+        process(folder / f"{fraction}.onnx", "streaming", 8, folder / "outputs.npz", 0)
+    return time.perf_counter() - begin
+
+
 def measure(folder: Path, about: Row, options: argparse.Namespace) -> Row:
     """All variants of a model."""
     plain = next(path for path in folder.iterdir() if path.name in ("float16.onnx", "float32.onnx"))
-    ways = [(plain.stem, plain, "resident"), *((n, folder / f"{n}.onnx", "resident") for n in ("int8", "int4"))]
+    ways = [(plain.stem, plain, "resident"), ("int8", folder / "int8.onnx", "resident")]
+    ways += [(f"MatMulNBits, {b} bits", folder / f"nbits {b}.onnx", "resident") for b in variants.ZERO]
     ways += [("tansor, resident", folder / "tansor 1.onnx", "resident")]
     ways += [(f"tansor, streaming, f = {f:g}", folder / f"tansor {f:g}.onnx", "streaming") for f in FRACTIONS]
     rows, wanted = [], None
@@ -361,6 +376,8 @@ def main() -> None:
         makers = [lambda d, p=p: make_twins(p, d) for p in options.model]
         if "decoder" not in options.skip:
             makers.append(lambda d: make_decoder(d, options.layers))
+        (folder / "kernels").mkdir()
+        result["compile_seconds"] = compile_kernels(folder / "kernels")
         for i, make in enumerate(makers):
             (folder / str(i)).mkdir()
             result["models"].append(measure(folder / str(i), make(folder / str(i)), options))

@@ -1,9 +1,10 @@
 """One model with its weights stored in several ways, and a decoder of OPT's shape to try them on.
 
 A skeleton is a model whose weights are names that nothing defines yet. Each variant defines them: as plain arrays,
-as INT8 with DequantizeLinear, as MatMulNBits of four bits, or as calls of `ai.tansor`.
+as INT8 with DequantizeLinear, as MatMulNBits of eight or four bits, or as calls of `ai.tansor`.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BLOCK = 32  # weights that share a scale in MatMulNBits
+ZERO = {8: 128, 4: 8}  # the code of MatMulNBits that stands for zero, by bits
 CODES = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT}
 
 
@@ -179,92 +181,98 @@ def tansor(skeleton: onnx.ModelProto, stored: Mapping[str, StoredTensor]) -> onn
     return model
 
 
+Job = Callable[[], dict[str, Array]]  # makes tensors
+Product = Callable[[onnx.NodeProto], tuple[onnx.NodeProto, Job] | None]
+
+
 def int8(skeleton: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
     """Weights in eight bits, a scale for each output channel; of tables, rows are gathered before they are scaled."""
-    return quantized(skeleton, weights, lambda _node, _part: None)
+    return quantized(skeleton, weights, lambda _node: None)
 
 
-def int4(skeleton: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
-    """As `int8`, but matrix products are MatMulNBits: four bits, a scale for each 32 weights."""
+def nbits(skeleton: onnx.ModelProto, weights: Mapping[str, Array], bits: int) -> onnx.ModelProto:
+    """As `int8`, but matrix products are MatMulNBits of four or eight bits, a scale for each 32 weights."""
 
-    def product(node: onnx.NodeProto, part: Callable[[str, Array], str]) -> onnx.NodeProto | None:
+    def product(node: onnx.NodeProto) -> tuple[onnx.NodeProto, Job] | None:
         by_row = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
-        if (node.op_type != "MatMul" and not by_row) or len(node.input) > 2:
+        if (node.op_type != "MatMul" and not by_row) or len(node.input) > 2 or node.input[1] not in weights:
             return None
-        weight = weights[node.input[1]]
-        rows = weight if by_row else weight.T
-        codes, scale = four_bits(rows)
-        inputs = [node.input[0], part("nibbles", codes), part("scales", scale)]
-        return helper.make_node(
-            "MatMulNBits", inputs, list(node.output), name=node.name, domain="com.microsoft",
-            K=rows.shape[1], N=rows.shape[0], bits=4, block_size=BLOCK,
+        name = node.input[1]
+        rows = weights[name] if by_row else weights[name].T
+        made = helper.make_node(
+            "MatMulNBits", [node.input[0], f"{name}.blocks", f"{name}.scales"], list(node.output), name=node.name,
+            domain="com.microsoft", K=rows.shape[1], N=rows.shape[0], bits=bits, block_size=BLOCK,
         )  # fmt: skip
+        return made, lambda: dict(zip(made.input[1:], blockwise(rows, bits), strict=True))
 
     model = quantized(skeleton, weights, product)
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return model
 
 
-def four_bits(rows: Array) -> tuple[Array, Array]:
-    """(codes (N, K / 32, 16), scales (N * K / 32,)) as MatMulNBits takes them; 8 stands for zero."""
+def blockwise(rows: Array, bits: int) -> tuple[Array, Array]:
+    """(codes (N, K / 32, 4 * bits), scales (N * K / 32,)) as MatMulNBits takes them."""
+    zero = ZERO[bits]
     blocks = rows.astype(np.float32).reshape(len(rows), -1, BLOCK)
     peak = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)
-    scale = (peak / -8).astype(rows.dtype).astype(np.float32)
+    scale = (peak / -zero).astype(rows.dtype).astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
-        codes = np.nan_to_num(np.rint(blocks / scale)).clip(-8, 7).astype(np.int8).view(np.uint8) + np.uint8(8)
-    return codes[..., 0::2] | codes[..., 1::2] << 4, scale.astype(rows.dtype).reshape(-1)
+        codes = np.nan_to_num(np.rint(blocks / scale)).clip(-zero, zero - 1).astype(np.int16) + zero
+    codes = codes.astype(np.uint8)
+    packed = codes[..., 0::2] | codes[..., 1::2] << 4 if bits == 4 else codes
+    return packed, scale.astype(rows.dtype).reshape(-1)
 
 
-Product = Callable[[onnx.NodeProto, Callable[[str, Array], str]], onnx.NodeProto | None]
+def by_channel(name: str, weight: Array, axis: int) -> dict[str, Array]:
+    """Codes of eight bits, and a scale for each index along an axis."""
+    wide = weight.astype(np.float32)
+    scale = (np.abs(wide).max(1 - axis, keepdims=True) / 127).astype(weight.dtype)
+    codes = np.rint(wide / scale.astype(np.float32)).clip(-127, 127).astype(np.int8)
+    return {f"{name}.codes": codes, f"{name}.scale": scale.reshape(-1)}
+
+
+def gathered(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """A Gather of a table's rows that are scaled afterwards."""
+    (name, ids), (out,) = node.input, node.output
+    return [
+        helper.make_node("Gather", [f"{name}.codes", ids], [f"{out}.codes"]),
+        helper.make_node("Gather", [f"{name}.scale", ids], [f"{out}.row_scale"]),
+        helper.make_node("Unsqueeze", [f"{out}.row_scale", "last_axis"], [f"{out}.scale"]),
+        helper.make_node("CastLike", [f"{out}.codes", f"{out}.scale"], [f"{out}.values"]),
+        helper.make_node("Mul", [f"{out}.values", f"{out}.scale"], [out]),
+    ]
 
 
 def quantized(skeleton: onnx.ModelProto, weights: Mapping[str, Array], product: Product) -> onnx.ModelProto:
-    """A variant whose nodes that read a weight are rewritten one by one; tensors are made as they are first wanted."""
-    tensors: dict[str, onnx.TensorProto] = {}
+    """A variant whose nodes that read a weight are rewritten one by one."""
+    jobs: dict[str, Job] = {"last_axis": lambda: {"last_axis": np.array([-1])}}
     before: dict[str, onnx.NodeProto] = {}
     nodes: list[onnx.NodeProto] = []
-
-    def constant(name: str, array: Array) -> str:
-        tensors.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def eight_bits(name: str, axis: int) -> tuple[str, str]:
-        if f"{name}.codes" not in tensors:
-            weight = weights[name].astype(np.float32)
-            scale = (np.abs(weight).max(1 - axis, keepdims=True) / 127).astype(weights[name].dtype)
-            constant(f"{name}.codes", np.rint(weight / scale.astype(np.float32)).clip(-127, 127).astype(np.int8))
-            constant(f"{name}.scale", scale.reshape(-1))
-        return f"{name}.codes", f"{name}.scale"
-
-    def gather(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        codes, scale = eight_bits(node.input[0], 0)
-        out, ids = node.output[0], node.input[1]
-        axis = constant("last_axis", np.array([-1]))
-        return [
-            helper.make_node("Gather", [codes, ids], [f"{out}.codes"]),
-            helper.make_node("Gather", [scale, ids], [f"{out}.row_scale"]),
-            helper.make_node("Unsqueeze", [f"{out}.row_scale", axis], [f"{out}.scale"]),
-            helper.make_node("CastLike", [f"{out}.codes", f"{out}.scale"], [f"{out}.values"]),
-            helper.make_node("Mul", [f"{out}.values", f"{out}.scale"], [out]),
-        ]
-
     tables = {n.input[0] for n in skeleton.graph.node if n.op_type == "Gather"} & weights.keys()
     for node in skeleton.graph.node:
-        read = [name for name in node.input if name in weights]
-        if not read:
+        name = next((given for given in node.input if given in weights), None)
+        if name is None:
             nodes.append(node)
-        elif node.op_type == "Gather":
-            nodes += gather(node)
-        elif (other := product(node, lambda part, a, name=read[0]: constant(f"{name}.{part}", a))) is not None:
-            nodes.append(other)
+            continue
+        other, axis = product(node), int(name not in tables)
+        if other is not None:
+            nodes.append(other[0])
+            jobs[f"{name}.blocks"] = other[1]
+            continue
+        jobs[name] = lambda n=name, a=axis: by_channel(n, weights[n], a)
+        if node.op_type == "Gather":
+            nodes += gathered(node)
         else:
-            axis = 0 if read[0] in tables else 1
-            before[read[0]] = helper.make_node("DequantizeLinear", eight_bits(read[0], axis), [read[0]], axis=axis)
+            inputs = [f"{name}.codes", f"{name}.scale"]
+            before[name] = helper.make_node("DequantizeLinear", inputs, [name], axis=axis)
             nodes.append(node)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = [item for arrays in pool.map(lambda job: job(), jobs.values()) for item in arrays.items()]
     bare = onnx.ModelProto()
     bare.CopyFrom(skeleton)
     del bare.graph.node[:]
-    return with_weights(bare, [*before.values(), *nodes], list(tensors.values()))
+    tensors = [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in made]
+    return with_weights(bare, [*before.values(), *nodes], tensors)
 
 
 def at_fraction(stored: StoredTensor, symbols: Array, fraction: float) -> StoredTensor:

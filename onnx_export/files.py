@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError, EncodeError, Message
 
 from refimpl.errors import Corrupt, ExportError, InvalidArgument, StreamError, Truncated
 
@@ -59,16 +59,38 @@ def read_model(path: Path, *, external_data: bool = True) -> onnx.ModelProto:
         if data[:1] == b"\x08" and len(data) > 2:
             raise Truncated(f"{path}: truncated or damaged ONNX model") from None
         raise ExportError(f"{path}: not an ONNX model") from None
-    if not model.ir_version or not model.opset_import or not model.graph.node:
-        raise ExportError(f"{path}: not an ONNX model")
-    if any(isinstance(text, bytes) for message in submessages(model) for text in texts(message)):
-        raise Corrupt(f"{path}: damaged ONNX model: a name is not UTF-8")
+    check_model(model, path)
     if external_data:
         try:
             onnx.load_external_data_for_model(model, str(path.parent))
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             raise ExportError(f"{path}: the external tensors cannot be read: {first_line(error)}") from None
     return model
+
+
+def check_model(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model, if it is one.
+
+    Raises
+    ------
+    ExportError
+        It lacks what every model has.
+    Corrupt
+        A name in it is not text.
+    """
+    if not model.ir_version or not model.opset_import or not model.graph.node:
+        raise ExportError(f"{path}: not an ONNX model")
+    if any(isinstance(text, bytes) for message in submessages(model) for text in texts(message)):
+        raise Corrupt(f"{path}: damaged ONNX model: a name is not UTF-8")
+    return model
+
+
+def is_small(model: onnx.ModelProto) -> bool:
+    """Whether one protobuf can hold a model."""
+    try:
+        return bool(model.ByteSize() < PROTOBUF_LIMIT)
+    except EncodeError:  # how some versions of protobuf say that it is too large
+        return False
 
 
 def has_external_data(model: onnx.ModelProto) -> bool:
@@ -151,7 +173,7 @@ def write_model(model: onnx.ModelProto, path: Path, *, force: bool = False) -> N
     ExportError
         The folder cannot be written.
     """
-    if model.ByteSize() < PROTOBUF_LIMIT:
+    if is_small(model):
         write_whole(path, lambda part: part.write_bytes(model.SerializeToString(deterministic=True)), force=force)
     else:
         location = f"{path.name}.data"

@@ -1,6 +1,6 @@
 """Rewriting a graph: constants out, calls in. No reader notices: every value keeps its name."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -75,15 +75,28 @@ def find_free_names(calls: Iterable[Call], taken: set[str]) -> None:
             call.node.input[i] = tensor.name
 
 
-def replace_by_constants(model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto]) -> None:
-    """Replace every call by an initializer of the same name and drop all traces of compression, in place."""
+def replace_by_constants(
+    model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto], names: Collection[str] | None = None
+) -> None:
+    """Replace calls by initializers of the same name, in place.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    tensors : iterable of onnx.TensorProto
+    names : collection of str, optional
+        Of the calls. Without it all are replaced, and all traces of compression dropped.
+    """
     graph = model.graph
-    inputs = {name for node in graph.node if node.domain == DOMAIN for name in node.input}
-    nodes = [node for node in graph.node if node.domain != DOMAIN]
+    calls = {n.output[0] for n in graph.node if n.domain == DOMAIN and (names is None or n.output[0] in names)}
+    inputs = {name for node in graph.node if node.output[0] in calls for name in node.input}
+    nodes = [node for node in graph.node if node.output[0] not in calls]
     del graph.node[:]
     graph.node.extend(nodes)
     remove(graph, inputs)
     graph.initializer.extend(tensors)
+    if names is not None:
+        return
     for field, stay in (
         (model.functions, [f for f in model.functions if f.domain != DOMAIN]),
         (model.opset_import, [o for o in model.opset_import if o.domain != DOMAIN]),
@@ -103,20 +116,18 @@ def call_for_each_reader(model: onnx.ModelProto) -> bool:
     kept = {value.name for value in graph.output} | {name for node in graph.node for name in names_read_inside(node)}
     calls = {node.output[0]: node for node in graph.node if node.domain == DOMAIN and node.output[0] not in kept}
     declared = {value.name: value for value in graph.value_info}
-    taken, nodes = names_in(graph), []
+    taken, copies = names_in(graph), []
     seen: set[str] = set()
     for node in graph.node:
         for name in dict.fromkeys(node.input):
             if name in seen:
-                nodes.append(another_call(calls[name], node, declared, taken))
-                graph.value_info.append(declared[nodes[-1].output[0]])
+                copies.append(another_call(calls[name], node, declared, taken))
+                graph.value_info.append(declared[copies[-1].output[0]])
             seen |= calls.keys() & {name}
-        nodes.append(node)
-    if len(nodes) == len(graph.node):
-        return False
+    nodes = [*copies, *graph.node]  # of a node's inputs, ONNX Runtime runs those first that stand last
     del graph.node[:]
     graph.node.extend(nodes)
-    return True
+    return bool(copies)
 
 
 def another_call(

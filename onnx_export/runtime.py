@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from onnx_export.files import PROTOBUF_LIMIT, first_line, one_line
+from onnx_export.files import first_line, is_small, one_line
 from onnx_export.functions import DOMAIN
 from onnx_export.native import library_path
+from onnx_export.native.loader import allocator_options
 from onnx_export.rewrite import copy_without
 from refimpl.errors import ExportError, InvalidArgument
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# By default ONNX Runtime takes a device's memory in pieces twice as large each time.
-PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"arena_extend_strategy": "kSameAsRequested"}}
 ELEMENT_TYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64),
     "tensor(float16)": np.dtype(np.float16), "tensor(int64)": np.dtype(np.int64),
@@ -96,6 +96,9 @@ def open_session(
     options = ort.SessionOptions() if options is None else options
     if threads is not None:
         options.intra_op_num_threads = threads
+    if device == "cuda":
+        options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `placement`
     given = dict(arrays or {})
     if not isinstance(model, str):
@@ -104,17 +107,14 @@ def open_session(
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in given.values()]
     options.add_external_initializers(list(given), values)
     # ONNX Runtime's Python package would start again on another provider.
-    arguments = {
-        "sess_options": options,
-        "providers": [(PROVIDERS[device], PROVIDER_OPTIONS[device])],
-        "enable_fallback": 0,
-    }
+    providers = [(PROVIDERS[device], provider_options(device))]
+    arguments = {"sess_options": options, "providers": providers, "enable_fallback": 0}
     try:
         if use_native(native):
             options.register_custom_ops_library(str(library_path()))
         if isinstance(model, str):
             session = ort.InferenceSession(model, **arguments)
-        elif model.ByteSize() < PROTOBUF_LIMIT:
+        elif is_small(model):
             session = ort.InferenceSession(model.SerializeToString(), **arguments)
         else:
             session = open_large(ort, model, arguments)
@@ -167,6 +167,17 @@ def threads_asked() -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise InvalidArgument(f"TANSOR_THREADS is {text!r}, allowed are 1 and more")
     return int(text)
+
+
+def provider_options(device: str) -> dict[str, str]:
+    """What makes ONNX Runtime hold no more of a device's memory than it needs.
+
+    Its own arena takes pieces twice as large each time, and splits those that are free for what is small.
+    """
+    if device != "cuda":
+        return {}
+    pool = allocator_options() if use_native(None) and sys.platform == "linux" else {}
+    return {"arena_extend_strategy": "kSameAsRequested", **pool}
 
 
 def use_native(native: bool | None) -> bool:

@@ -16,9 +16,10 @@ from onnx import numpy_helper
 from codec.kernels import numba_kernels
 from codec.tensor import DTYPES, StoredTensor, load
 from onnx_export.calls import Call, read_calls
-from onnx_export.files import has_external_data, naming, read_model
+from onnx_export.files import check_model, naming, read_model
 from onnx_export.functions import DOMAIN
-from onnx_export.native.loader import decode_on_device
+from onnx_export.native.loader import decode_on_device, device_calls
+from onnx_export.outline import TensorFiles, outline
 from onnx_export.rewrite import call_for_each_reader, replace_by_constants
 from onnx_export.runtime import (
     ELEMENT_TYPES,
@@ -30,9 +31,10 @@ from onnx_export.runtime import (
 )
 from onnx_export.runtime import run as run_session
 from onnx_export.sharing import open_shared, shareable
-from refimpl.errors import InvalidArgument
+from refimpl.errors import Corrupt, InvalidArgument
 
 MODES = ("resident", "streaming")
+FOLDER_OF_TENSORS = "session.model_external_initializers_file_folder_path"
 NamedCall = tuple[str, StoredTensor, Call]
 
 
@@ -62,39 +64,56 @@ def load_session(
     if mode not in MODES:
         raise InvalidArgument(f"mode is {mode!r}, allowed are {', '.join(MODES)}")
     path = Path(path)
-    model = read_model(path, external_data=False)
-    if all(o.domain != DOMAIN for o in model.opset_import):
+    if not is_compressed(path):
         return open_session(str(path), device)  # ONNX Runtime reads external tensors itself
-    if mode == "streaming":
-        return open_streaming(path, model, device, native)
     with naming(path):
-        return open_resident(read_model(path) if has_external_data(model) else model, device, native)
+        return open_streaming(path, device, native) if mode == "streaming" else open_resident(path, device, native)
 
 
-def open_streaming(path: Path, model: onnx.ModelProto, device: str, native: bool | None) -> Any:
+def is_compressed(path: Path) -> bool:
+    """Whether a model has calls.
+
+    Raises
+    ------
+    ExportError, StreamError
+        It is no model.
+    """
+    try:
+        model = outline(path)
+    except (Corrupt, OSError):
+        model = read_model(path, external_data=False)  # says what is wrong
+    return any(o.domain == DOMAIN for o in check_model(model, path).opset_import)
+
+
+def open_streaming(path: Path, device: str, native: bool | None) -> Any:
     """Decode at each use: ONNX Runtime's default order puts a call right before the first node that reads it."""
     options = onnxruntime().SessionOptions()
     options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
-    if device == "cuda" and not has_external_data(model) and call_for_each_reader(model):
-        return open_session(model, device, options, native=native)
-    return open_session(str(path), device, options, native=native)
+    if device != "cuda":
+        return open_session(str(path), device, options, native=native)
+    model = outline(path)
+    call_for_each_reader(model)
+    options.add_session_config_entry(FOLDER_OF_TENSORS, str(path.parent.resolve()))
+    return open_session(model, device, options, native=native)
 
 
-def open_resident(model: onnx.ModelProto, device: str, native: bool | None) -> Any:
+def open_resident(path: Path, device: str, native: bool | None) -> Any:
     """Decode once: on the device what may stay there, all else on the processor, as constants of the model."""
-    calls = list(read_calls(model))
-    on_device = []
+    shared: dict[str, Any] = {}
     if device == "cuda" and use_native(native):
-        names = shareable(model)
-        on_device = [call for call in calls if call[0] in names and call[1].dtype in ("float32", "float16")]
-    tensors, arrays = decode_on_processor([call for call in calls if call not in on_device])
-    if not on_device:
-        replace_by_constants(model, tensors)
-        return open_session(model, device, arrays=arrays, native=False)
-    shared = decode_on_device(on_device)
-    tensors += [placeholder(name, stored.shape, DTYPES[stored.dtype]) for name, stored, _ in on_device]
+        model = outline(path)
+        calls = device_calls(model, shareable(model))
+        shared = dict(decode_on_device(calls, TensorFiles(path.parent)))
+        replace_by_constants(model, [], shared)
+        onnx.load_external_data_for_model(model, str(path.parent))
+        model.graph.initializer.extend(placeholder(c.name, c.shape, DTYPES[c.dtype]) for c in calls)
+    else:
+        model = read_model(path)
+    tensors, arrays = decode_on_processor(list(read_calls(model)))
     replace_by_constants(model, tensors)
-    return open_shared(model, device, shared, arrays, None, False)
+    if shared:
+        return open_shared(model, device, shared, arrays, None, False)
+    return open_session(model, device, arrays=arrays, native=False)
 
 
 def decode_on_processor(calls: Sequence[NamedCall]) -> tuple[list[onnx.TensorProto], dict[str, npt.NDArray[Any]]]:

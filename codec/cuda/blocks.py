@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from codec.cuda.broadcasting import as_run
 from codec.cuda.device import Device
-from codec.cuda.launch import SCAN_LANES, SCAN_THREADS, TILE, Geometry, decode_geometry
+from codec.cuda.launch import MAX_WARPS, SCAN_LANES, SCAN_THREADS, TILE, Geometry, decode_geometry
 from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, Truncated
 from refimpl.tans.blocks import MODES, Block, Chunks
 from refimpl.tans.classes import class_table
@@ -26,7 +26,7 @@ MODEL_WORDS = 4352
 MAX_LANE_SYMBOLS = 1 << 30
 MAX_ELEMENTS = 1 << 48  # more than any device holds; sums of sizes stay below 64 bits
 MAX_PLACED = 1 << 31  # elements of mode partial that one launch decodes
-RAW_WARPS = 16  # of a block that also writes what is raw
+RAW_WARPS = 16  # of a block, besides those that decode
 VALUE_THREADS = 256
 VALUE_BLOCKS = 8  # for each multiprocessor
 SYMBOLS = "symbols"  # the kernel type that writes symbols as they are
@@ -251,7 +251,7 @@ def launch_block(
     cut = Chunks(0, 0, 0) if block.chunks is None else block.chunks
     if block.stream is not None and is_placed(block):
         raw = (block.raw, *(np.uint32(n) for n in (cut.symbols, cut.per_block, cut.coded)))
-        launch_decode(block.stream, device, f"tans_partial_{dtype}{packed}", (*raw, *sink), least_warps=RAW_WARPS)
+        launch_decode(block.stream, device, f"tans_partial_{dtype}{packed}", (*raw, *sink), more_warps=RAW_WARPS)
         return
     if block.stream is not None:
         count = block.stream.symbol_count
@@ -273,15 +273,15 @@ def is_placed(block: DeviceBlock) -> bool:
 
 
 def launch_decode(
-    stream: DeviceStream, device: Device, kernel: str, sink: tuple[Any, ...], least_warps: int = 1
+    stream: DeviceStream, device: Device, kernel: str, sink: tuple[Any, ...], more_warps: int = 0
 ) -> None:
-    """Launch a decode kernel on a stream; blocks have more warps than the tiles need if so many are wanted."""
+    """Launch a decode kernel on a stream; with more warps, and on all multiprocessors, where the lanes leave room."""
     geometry = stream.geometry
-    threads = geometry.threads
-    if geometry.blocks * geometry.warps >= -(-stream.lane_count // TILE):
-        threads = max(threads, TILE * least_warps)
+    blocks, warps, tiles = geometry.blocks, geometry.warps, -(-stream.lane_count // TILE)
+    if more_warps and blocks * warps >= tiles:
+        blocks, warps = device.multiprocessors, min(MAX_WARPS, -(-tiles // device.multiprocessors) + more_warps)
     device.launch(
-        kernel, geometry.blocks, threads, geometry.shared_bytes,
+        kernel, blocks, TILE * warps, geometry.shared_bytes,
         (stream.words, np.uint64(stream.words.size), np.uint32(stream.lane_count), np.uint32(stream.table_log),
          stream.model, stream.classes, stream.positions, np.uint32(geometry.stage_words), *sink),
     )  # fmt: skip

@@ -82,8 +82,9 @@
 //       u32 chunk, per_block, coded_chunks      how mode partial cuts; at least one block is whole
 //       void *out, u64 count, const float *scale, ... u32 *status     as in tans_decode_TYPE; count is the tensor's
 //
-//    Geometry as for tans_decode_TYPE. Where warps * blocks >= tiles, a block may have more warps, for which `shared`
-//    needs no stage: they write what is raw. 16 are fast.
+//    Geometry as for tans_decode_TYPE. Where warps * blocks >= tiles, there may be more blocks, and more warps in each,
+//    for which `shared` needs no stage: they write what is raw, while the others decode. 16 more are fast, in as many
+//    blocks as there are multiprocessors.
 //
 // 4. Without a stream: tans_values_TYPE for blocks of the modes raw and constant, and for mode partial after
 //    tans_decode_symbols has decoded its units (never _packed) into a buffer.
@@ -1032,12 +1033,13 @@ struct Units {
     }
 };
 
-// The raw units of a tensor that is cut: some groups at once, so that their loads run beside each other.
+// The raw units of a tensor that is cut, by the threads of a block from `first` on: some groups at once, so that their
+// loads run beside each other.
 template <bool packed, class Sink>
-static __device__ void write_raw(const u8 *raw, Placed<Sink, false> &sink) {
-    const u32 each = packed ? 2 : 1, most = 4;
-    const u64 count = sink.cut.raw_count(), stride = (u64)each * GROUP * blockDim.x * gridDim.x;
-    u64 i = (u64)each * GROUP * (blockIdx.x * blockDim.x + threadIdx.x);
+static __device__ void write_raw(const u8 *raw, Placed<Sink, false> &sink, u32 first) {
+    const u32 each = packed ? 2 : 1, most = 4, threads = blockDim.x - first;
+    const u64 count = sink.cut.raw_count(), stride = (u64)each * GROUP * threads * gridDim.x;
+    u64 i = (u64)each * GROUP * (blockIdx.x * threads + threadIdx.x - first);
     if (i >= count) return;
     sink.seek(i, stride);
     while (i < count) {
@@ -1057,6 +1059,12 @@ static __device__ void write_raw(const u8 *raw, Placed<Sink, false> &sink) {
             sink.advance();
         }
     }
+}
+
+// The first thread of a block that has no lane, 0 if all have one.
+static __device__ u32 first_idle(u32 lane_count) {
+    const u32 tiles = (lane_count - 1) / TILE + 1, warps = (tiles - 1) / gridDim.x + 1;
+    return TILE * warps < blockDim.x ? TILE * warps : 0;
 }
 
 template <bool packed, class Sink>
@@ -1112,11 +1120,12 @@ static __device__ void values(const u8 *raw, const u8 *coded, u32 chunk, u32 per
         const Parameters parameters = PARAMETERS;                                                                      \
         const Cut cut(chunk, per_block, coded_chunks, count, packed);                                                  \
         Placed<__VA_ARGS__, true> sink(parameters, cut);                                                               \
+        const u32 first = first_idle(lane_count);                                                                      \
         decode<packed>(Words{words, word_count}, lane_count, table_log, model, classes, positions, stage_words, sink,  \
                        count - cut.raw_count(), status);                                                               \
-        if (*(volatile u32 *)status) return;                                                                           \
+        if (threadIdx.x < first || *(volatile u32 *)status) return;                                                    \
         Placed<__VA_ARGS__, false> rest(parameters, cut);                                                              \
-        write_raw<packed>(raw, rest);                                                                                  \
+        write_raw<packed>(raw, rest, first);                                                                           \
         if (rest.status()) atomicOr(status, rest.status());                                                            \
     }
 #define VALUES(name, ...)                                                                                              \

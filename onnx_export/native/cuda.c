@@ -229,8 +229,9 @@ static Failure launch_partial(Device *device, DevicePointer out, void *queue) {
     int module = module_of(call->type);
     char name[64];
     snprintf(name, sizeof name, "tans_partial_%s%s", NAMES[module], call->function->packed ? "_packed" : "");
-    if (grid.blocks * (grid.threads / WARP) >= ceil_div(lanes, WARP) && grid.threads < RAW_WARPS * WARP) {
-        grid.threads = RAW_WARPS * WARP;
+    if (grid.blocks * (grid.threads / WARP) >= ceil_div(lanes, WARP)) {
+        grid.blocks = device->gpu->multiprocessors;
+        grid.threads = (unsigned)(WARP * least(MAX_WARPS, ceil_div(ceil_div(lanes, WARP), grid.blocks) + RAW_WARPS));
     }
     void *arguments[] = {(void *)&stream->words, &words, &lanes, &log, &device->model, (void *)&stream->classes,
                          &device->positions, &device->stage_words, (void *)&call->raw, &chunk, &per_block, &coded,
@@ -496,6 +497,9 @@ EXPORTED Failure tansor_cuda_allocate(int ordinal, uint64_t bytes, DevicePointer
     leave();
     return failure;
 }
+
+/* DLPack wants a deleter; whoever has made an array gives its memory back himself. */
+EXPORTED void tansor_keep(void *array) { (void)array; }
 
 EXPORTED void tansor_cuda_release(int ordinal, DevicePointer memory) {
     Gpu *gpu = NULL;

@@ -34,6 +34,7 @@ static struct {
     int (*DevicePrimaryCtxRetain)(void **context, int device);
     int (*CtxPushCurrent)(void *context);
     int (*CtxPopCurrent)(void **context);
+    int (*CtxGetDevice)(int *device);
     int (*PointerGetAttribute)(void *value, int attribute, DevicePointer memory);
     int (*ModuleLoadData)(void **module, const void *image);
     int (*ModuleGetFunction)(void **function, void *module, const char *name);
@@ -83,7 +84,7 @@ static Failure load_driver(void) {
     static const Symbol symbols[] = {
         {&cu.Init, "cuInit"}, {&cu.GetErrorString, "cuGetErrorString"}, {&cu.DeviceGet, "cuDeviceGet"},
         {&cu.DeviceGetAttribute, "cuDeviceGetAttribute"}, {&cu.DevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain"},
-        {&cu.CtxPushCurrent, "cuCtxPushCurrent_v2"}, {&cu.CtxPopCurrent, "cuCtxPopCurrent_v2"},
+        {&cu.CtxPushCurrent, "cuCtxPushCurrent_v2"}, {&cu.CtxPopCurrent, "cuCtxPopCurrent_v2"}, {&cu.CtxGetDevice, "cuCtxGetDevice"},
         {&cu.PointerGetAttribute, "cuPointerGetAttribute"}, {&cu.ModuleLoadData, "cuModuleLoadData"},
         {&cu.ModuleGetFunction, "cuModuleGetFunction"}, {&cu.FuncSetAttribute, "cuFuncSetAttribute"},
         {&cu.MemAlloc, "cuMemAlloc_v2"}, {&cu.MemFree, "cuMemFree_v2"}, {&cu.MemcpyDtoH, "cuMemcpyDtoH_v2"},
@@ -203,6 +204,16 @@ Failure number_gpu(int ordinal, Gpu **gpu) {
     return failure;
 }
 
+/* A device is the same number to the driver and in a list of devices. */
+Failure current_gpu(Gpu **gpu) {
+    int ordinal = 0;
+    pthread_mutex_lock(&lock);
+    Failure failure = load_driver();
+    if (!failure && cu.CtxGetDevice(&ordinal)) ordinal = 0; /* a thread that has used none yet */
+    pthread_mutex_unlock(&lock);
+    return failure ? failure : number_gpu(ordinal, gpu);
+}
+
 Failure find_gpu(const void *memory, Gpu **gpu) {
     int ordinal = -1;
     pthread_mutex_lock(&lock);
@@ -292,6 +303,7 @@ Failure to_device(DevicePointer device, const void *host, uint64_t bytes) {
     return (void)device, (void)host, (void)bytes, NO_CUDA;
 }
 Failure wait_for(void *stream) { return (void)stream, NO_CUDA; }
+Failure current_gpu(Gpu **gpu) { return (void)gpu, NO_CUDA; }
 Failure number_gpu(int ordinal, Gpu **gpu) { return (void)ordinal, (void)gpu, NO_CUDA; }
 Failure launch(Gpu *gpu, int module, const char *name, Grid grid, void *stream, void **arguments) {
     return (void)gpu, (void)module, (void)name, (void)grid, (void)stream, (void)arguments, NO_CUDA;

@@ -35,9 +35,10 @@ typedef struct {
     uint64_t shared_bytes;
 } Grid;
 
-/* The device on which memory lies, or of a number. */
+/* The device on which memory lies, of a number, or that this thread uses. */
 Failure find_gpu(const void *memory, Gpu **gpu);
 Failure number_gpu(int ordinal, Gpu **gpu);
+Failure current_gpu(Gpu **gpu);
 
 /* Between these two all is done on the device. */
 Failure enter(const Gpu *gpu);

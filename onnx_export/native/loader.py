@@ -3,30 +3,43 @@
 import ctypes
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cache, reduce
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
+from zlib_ng.zlib_ng import crc32
 
 import refimpl.errors
-from codec.tensor import DTYPES, StoredTensor
-from onnx_export.calls import Call
+from codec.tensor import DTYPES
+from onnx_export.calls import ELEMENT_TYPES, KIND_OF, checked_shape
 from onnx_export.files import naming
+from onnx_export.functions import DOMAIN
 from onnx_export.native import library_path
-from refimpl.errors import ExportError, LimitExceeded, StreamError
+from refimpl.errors import Corrupt, ExportError, LimitExceeded, StreamError
 
 ALIGNMENT = 256
 CUDA = 2  # DLPack's number of the device
 FLOAT_CODE, BFLOAT_CODE, INT_CODE, UINT_CODE = 2, 4, 0, 1
 MAX_RANK = 64
+FLOATS_OF_NUMPY = ("float32", "float16")
+WIDTHS: dict[int, int] = {
+    onnx.TensorProto.UINT8: 1,
+    onnx.TensorProto.UINT16: 2,
+    onnx.TensorProto.FLOAT: 4,
+    onnx.TensorProto.INT64: 8,
+}
 
 
 class Input(ctypes.Structure):
     """``Tensor`` of tansor.h."""
 
     _fields_ = (
-        ("data", ctypes.c_char_p), ("type", ctypes.c_int), ("rank", ctypes.c_size_t),
+        ("data", ctypes.c_void_p), ("type", ctypes.c_int), ("rank", ctypes.c_size_t),
         ("shape", ctypes.c_int64 * MAX_RANK), ("count", ctypes.c_uint64), ("bytes", ctypes.c_uint64),
     )  # fmt: skip
 
@@ -50,8 +63,9 @@ class DeviceArray:
         code = BFLOAT_CODE if dtype == "bfloat16" else {"f": FLOAT_CODE, "i": INT_CODE, "u": UINT_CODE}[kind]
         self.memory, self.shape = memory, (ctypes.c_int64 * max(1, len(shape)))(*shape)
         self.tensor = DLTensor(
-            memory.address + offset, CUDA, memory.device, len(shape), code, 8 * itemsize, 1, self.shape
-        )
+            memory.address + offset, CUDA, memory.device, len(shape), code, 8 * itemsize, 1, self.shape,
+            None, 0, None, ctypes.cast(library().tansor_keep, ctypes.c_void_p),
+        )  # fmt: skip
 
     def __dlpack__(self, **_: Any) -> Any:
         new = ctypes.pythonapi.PyCapsule_New
@@ -83,12 +97,22 @@ class DeviceMemory:
         weakref.finalize(self, library().tansor_cuda_release, device, address)
 
 
+@cache
 def library() -> Any:
     """The library's functions for loaders."""
     loaded = ctypes.CDLL(str(library_path()))
     loaded.tansor_cuda_allocate.restype = loaded.tansor_cuda_decode.restype = ctypes.c_char_p
     loaded.tansor_cuda_release.restype = None
     return loaded
+
+
+def allocator_options() -> dict[str, str]:
+    """Options of ONNX Runtime's CUDA provider that make it take memory by the library's pool (pool.c)."""
+    functions = {"alloc": "allocate", "free": "free", "empty_cache": "empty"}
+    return {
+        f"gpu_external_{option}": str(ctypes.cast(library()[f"tansor_pool_{name}"], ctypes.c_void_p).value)
+        for option, name in functions.items()
+    }
 
 
 def check(failure: bytes | None) -> None:
@@ -110,15 +134,73 @@ def check(failure: bytes | None) -> None:
     raise ExportError(f"CUDA: {failure.decode()}")
 
 
-def decode_on_device(calls: Sequence[tuple[str, StoredTensor, Call]], device: int = 0) -> dict[str, DeviceArray]:
+@dataclass(frozen=True)
+class DeviceCall:
+    """A call whose inputs may lie in files, and what it decodes to."""
+
+    node: onnx.NodeProto
+    inputs: list[onnx.TensorProto]
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def name(self) -> str:
+        """Of the value."""
+        return self.node.output[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the value."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+def device_calls(model: onnx.ModelProto, names: Collection[str]) -> list[DeviceCall]:
+    """The calls of some values that are floats of NumPy's.
+
+    Raises
+    ------
+    Corrupt
+        A call's inputs are missing, or do not say what its shape is.
+    """
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    calls = []
+    for node in model.graph.node:
+        to = next((a.i for a in node.attribute if a.name == "to"), None)
+        dtype = next((name for name in FLOATS_OF_NUMPY if ELEMENT_TYPES[name] == to), None)
+        if node.domain != DOMAIN or node.output[0] not in names or dtype is None:
+            continue
+        inputs = [initializers[name] for name in node.input if name in initializers]
+        if node.op_type not in KIND_OF or len(inputs) != len(node.input):
+            raise Corrupt(f"{node.output[0]}: {node.op_type} has no constant inputs or is unknown")
+        calls.append(DeviceCall(node, inputs, shape_of(node, inputs), dtype))
+    return calls
+
+
+def shape_of(node: onnx.NodeProto, inputs: list[onnx.TensorProto]) -> tuple[int, ...]:
+    """What a call says its shape is."""
+    kind = KIND_OF[node.op_type]
+    if kind.mode == "raw" and not kind.packed:
+        return tuple(inputs[0].dims)
+    with naming(node.output[0]):
+        numbers = inputs[1 if kind.mode in ("raw", "constant") else 2]
+        if numbers.data_type != onnx.TensorProto.INT64 or len(numbers.raw_data) % 8:
+            raise Corrupt("its shape is missing")
+        dims = np.frombuffer(numbers.raw_data, "<i8")
+        return checked_shape((dims if kind.mode in ("raw", "constant") else dims[5:]).tolist())
+
+
+def decode_on_device(
+    calls: Sequence[DeviceCall], bytes_of: Callable[[onnx.TensorProto], npt.NDArray[np.uint8]], device: int = 0
+) -> dict[str, DeviceArray]:
     """Decode calls one by one into one piece of a device's memory.
 
     Besides it the device holds what is stored of one call, and its tables.
 
     Parameters
     ----------
-    calls : sequence of (name, tensor, call)
-        Of floats, or of integers of eight bits. Checksums of stored bytes have been compared, as `read_calls` does.
+    calls : sequence of DeviceCall
+    bytes_of : callable
+        Gives a tensor's bytes.
     device : int
         Number of the CUDA device.
 
@@ -129,28 +211,44 @@ def decode_on_device(calls: Sequence[tuple[str, StoredTensor, Call]], device: in
     ExportError
         No driver, no device, or no compiler of CUDA's.
     """
-    sizes = [math.prod(stored.shape) * DTYPES[stored.dtype].itemsize for _, stored, _ in calls]
-    offsets = [0, *accumulate(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)]
+    offsets = [0, *accumulate(-(-call.size // ALIGNMENT) * ALIGNMENT for call in calls)]
     memory = DeviceMemory(offsets[-1], device)
     arrays = {}
-    for (name, stored, call), size, offset in zip(calls, sizes, offsets, strict=False):
-        with naming(name):
-            decode_into(memory, offset, size, call)
-        arrays[name] = DeviceArray(memory, offset, stored.shape, stored.dtype)
+    for call, offset in zip(calls, offsets, strict=False):
+        with naming(call.name):
+            decode_into(memory, offset, call, [bytes_of(tensor) for tensor in call.inputs])
+        arrays[call.name] = DeviceArray(memory, offset, call.shape, call.dtype)
     return arrays
 
 
-def decode_into(memory: DeviceMemory, offset: int, size: int, call: Call) -> None:
-    """Decode a call to a place of so many bytes."""
-    inputs = (Input * len(call.inputs))(*map(as_input, call.inputs))
-    to = ctypes.c_int64(next(a.i for a in call.node.attribute if a.name == "to"))
-    place = ctypes.c_uint64(memory.address + offset), ctypes.c_uint64(size)
-    name, count = call.node.op_type.encode(), ctypes.c_size_t(len(inputs))
+def decode_into(memory: DeviceMemory, offset: int, call: DeviceCall, data: list[npt.NDArray[np.uint8]]) -> None:
+    """Decode a call to a place of its size.
+
+    Raises
+    ------
+    Corrupt
+        Stored bytes have another checksum, or the library finds damage.
+    """
+    attributes = {a.name: a.i for a in call.node.attribute}
+    if reduce(lambda crc, part: crc32(part, crc), data, 0) != attributes["stored_crc"]:
+        raise Corrupt("the checksum of the stored bytes is wrong")
+    inputs = (Input * len(data))(*map(as_input, call.inputs, data))
+    place = ctypes.c_uint64(memory.address + offset), ctypes.c_uint64(call.size)
+    name, to, count = call.node.op_type.encode(), ctypes.c_int64(attributes["to"]), ctypes.c_size_t(len(data))
     check(library().tansor_cuda_decode(memory.device, name, to, inputs, count, *place))
 
 
-def as_input(tensor: onnx.TensorProto) -> Input:
-    """An initializer as the library takes it."""
-    data, dims = tensor.raw_data, tuple(tensor.dims)
-    shape = (ctypes.c_int64 * MAX_RANK)(*dims[:MAX_RANK])
-    return Input(data, tensor.data_type, len(dims), shape, math.prod(dims), len(data))
+def as_input(tensor: onnx.TensorProto, data: npt.NDArray[np.uint8]) -> Input:
+    """An initializer as the library takes it.
+
+    Raises
+    ------
+    Corrupt
+        It has not as many bytes as its shape says.
+    """
+    dims = tuple(tensor.dims)
+    width = WIDTHS.get(tensor.data_type, 0)
+    if len(dims) > MAX_RANK or min(dims, default=0) < 0 or math.prod(dims) * width != len(data):
+        raise Corrupt(f"{len(data)} bytes are not a tensor of {list(dims)}")
+    shape = (ctypes.c_int64 * MAX_RANK)(*dims)
+    return Input(data.ctypes.data, tensor.data_type, len(dims), shape, math.prod(dims), len(data))
