@@ -112,9 +112,10 @@ def check_samples(session: Any, samples: npt.NDArray[Any] | Batch) -> dict[str, 
             raise CalibrationError(f"{given.name}: the data hold NaN or infinite values")
     counts = {name: len(array) for name, array in checked.items() if array.ndim}
     if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise CalibrationError(
-            f"the inputs have different numbers of samples: {', '.join(f'{n} {c}' for n, c in counts.items())}. The first "
-            "axis counts them; an input whose own first axis does not, such as a state, takes one more axis in front"
+            f"the inputs have different numbers of samples: {listed}. The first axis counts them; an input "
+            "whose own first axis does not, such as a state, takes one more axis in front"
         )
     return checked
 
