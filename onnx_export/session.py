@@ -18,8 +18,9 @@ from codec.tensor import load
 from onnx_export.calls import read_calls
 from onnx_export.files import naming, read_model
 from onnx_export.functions import DOMAIN
+from onnx_export.products import turn_products
 from onnx_export.rewrite import replace_by_constants
-from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session
+from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session, use_native
 from onnx_export.runtime import run as run_session
 from refimpl.errors import InvalidArgument
 
@@ -65,6 +66,11 @@ def open_streaming(path: Path, device: str, native: bool | None) -> Any:
     """Decode at each use: ONNX Runtime's default order puts a call right before the first node that reads it."""
     options = onnxruntime().SessionOptions()
     options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
+    if device == "cpu" and use_native(native):
+        with naming(path):
+            model = read_model(path)
+        if turn_products(model):
+            return open_session(model, device, options, native=native)
     return open_session(str(path), device, options, native=native)
 
 

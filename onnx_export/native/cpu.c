@@ -4,7 +4,8 @@
 
 #include "kernel.h"
 
-enum { TASK_UNITS = 1 << 16 }; /* fewer are not worth a task */
+enum { TASK_UNITS = 1 << 16 };   /* fewer are not worth a task */
+enum { CACHED_BYTES = 1 << 24 }; /* a smaller weight may still be in a cache when it is read */
 
 typedef struct {
     Job job;
@@ -63,6 +64,7 @@ static void run_task(void *data, size_t index) {
     Work *work = task->work;
     uint64_t first = index * work->each;
     if (!task->todo(work, first, least(first + work->each, work->total))) atomic_store(&work->is_damaged, true);
+    work->decoder->settle();
 }
 
 /* All things from 0 to `total` - 1, each of so many units. */
@@ -112,7 +114,8 @@ static OrtStatus *run_work(const Kernel *kernel, OrtKernelContext *context, Work
 
 static OrtStatus *decode(const Kernel *kernel, OrtKernelContext *context, const Call *call, const Model *model,
                          const Tiles *tiles) {
-    Work work = {.job = {call, model, tiles, NULL}, .decoder = choose_decoder()};
+    bool past_caches = call->function->is_weight && call->count >= CACHED_BYTES / (call->type == TYPE_FLOAT ? 4 : 2);
+    Work work = {.job = {call, model, tiles, NULL, past_caches}, .decoder = choose_decoder()};
     OrtStatus *status = new_output(kernel, context, call, &work.job.out);
     if (status || call->count == 0) return status;
     if (call->type == TYPE_INT4 || call->type == TYPE_UINT4) { /* the half byte that may be left over */
