@@ -1,7 +1,8 @@
 """Products with weights that are decoded at each use, as ONNX Runtime computes them fastest on the CPU.
 
-ONNX Runtime packs the second factor of a matrix product anew in every run unless it is a constant. For few rows that takes
-about as long as the product. The first factor is read as it is: so W X^T is computed instead of X W^T, and turned.
+ONNX Runtime packs the second factor of a matrix product anew in every run unless it is a constant. For few rows that
+takes a good part of the product's time. The first factor is read as it is: so W X^T is computed instead of X W^T, and
+turned.
 """
 
 import numpy as np
@@ -17,7 +18,7 @@ DEFAULTS = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 
 
 def turn_products(model: onnx.ModelProto) -> int:
-    """Compute ``Gemm(X, W, C, transB=1)`` with a compressed float32 W as ``(W X^T)^T + C`` if X has few rows, in place.
+    """Compute ``Gemm(X, W, C, transB=1)`` with a compressed float32 W as ``(W X^T)^T + C`` for few rows, in place.
 
     The number of rows is looked at in each run. Values keep their names; sums may differ in their last bits.
 
@@ -41,7 +42,7 @@ def turn_products(model: onnx.ModelProto) -> int:
     while any(name.startswith(prefix) for name in names_in(graph)):
         prefix += "_"
     limits = [f"{prefix}.least", f"{prefix}.most"]
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         nodes += either_way(node, f"{prefix}.{node.output[0]}", limits) if node in turned else [node]
     del graph.node[:]

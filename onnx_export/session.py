@@ -28,8 +28,9 @@ MODES = ("resident", "streaming")
 
 
 def load_session(
-    path: str | os.PathLike[str], mode: str = "resident", device: str = "cpu", *, native: bool | None = None
-) -> Any:
+    path: str | os.PathLike[str], mode: str = "resident", device: str = "cpu", *,
+    native: bool | None = None, options: Any = None,
+) -> Any:  # fmt: skip
     """Open a model, compressed or not, as an ``onnxruntime.InferenceSession``.
 
     Parameters
@@ -40,6 +41,8 @@ def load_session(
     device : {"cpu", "cuda"}
     native : bool, optional
         See `onnx_export.runtime.open_session`; for streaming.
+    options : onnxruntime.SessionOptions, optional
+        For this session alone: some are set here.
 
     Raises
     ------
@@ -55,16 +58,16 @@ def load_session(
     path = Path(path)
     model = read_model(path, external_data=False)
     if all(o.domain != DOMAIN for o in model.opset_import):
-        return open_session(str(path), device)  # ONNX Runtime reads external tensors itself
+        return open_session(str(path), device, options)  # ONNX Runtime reads external tensors itself
+    options = onnxruntime().SessionOptions() if options is None else options
     if mode == "streaming":
-        return open_streaming(path, device, native)
+        return open_streaming(path, device, options, native)
     with naming(path):
-        return open_resident(read_model(path), device)
+        return open_resident(read_model(path), device, options)
 
 
-def open_streaming(path: Path, device: str, native: bool | None) -> Any:
+def open_streaming(path: Path, device: str, options: Any, native: bool | None) -> Any:
     """Decode at each use: ONNX Runtime's default order puts a call right before the first node that reads it."""
-    options = onnxruntime().SessionOptions()
     options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
     if device == "cpu" and use_native(native):
         with naming(path):
@@ -74,7 +77,7 @@ def open_streaming(path: Path, device: str, native: bool | None) -> Any:
     return open_session(str(path), device, options, native=native)
 
 
-def open_resident(model: onnx.ModelProto, device: str) -> Any:
+def open_resident(model: onnx.ModelProto, device: str, options: Any) -> Any:
     """Decode once, and give ONNX Runtime the arrays themselves: the model says that they are in another file."""
     ort = onnxruntime()
     tensors, names, values = [], [], []
@@ -88,7 +91,6 @@ def open_resident(model: onnx.ModelProto, device: str) -> Any:
         else:  # no type of NumPy's own
             tensors.append(numpy_helper.from_array(array, name))
     replace_by_constants(model, tensors)
-    options = ort.SessionOptions()
     options.add_external_initializers(names, values)
     session = open_session(model, device, options, native=False)
     session.tansor_weights = values  # ONNX Runtime reads them as long as it runs
