@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
@@ -20,15 +21,9 @@ from onnx_export.files import check_model, naming, read_model
 from onnx_export.functions import DOMAIN
 from onnx_export.native.loader import decode_on_device, device_calls
 from onnx_export.outline import TensorFiles, outline
+from onnx_export.products import turn_products
 from onnx_export.rewrite import call_for_each_reader, replace_by_constants
-from onnx_export.runtime import (
-    ELEMENT_TYPES,
-    describe_placement,
-    onnxruntime,
-    open_session,
-    placeholder,
-    use_native,
-)
+from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session, placeholder, use_native
 from onnx_export.runtime import run as run_session
 from onnx_export.sharing import open_shared, shareable
 from refimpl.errors import Corrupt, InvalidArgument
@@ -39,7 +34,12 @@ NamedCall = tuple[str, StoredTensor, Call]
 
 
 def load_session(
-    path: str | os.PathLike[str], mode: str = "resident", device: str = "cpu", *, native: bool | None = None
+    path: str | os.PathLike[str],
+    mode: str = "resident",
+    device: str = "cpu",
+    *,
+    native: bool | None = None,
+    options: Any = None,
 ) -> Any:
     """Open a model, compressed or not, as an ``onnxruntime.InferenceSession``.
 
@@ -51,6 +51,8 @@ def load_session(
     device : {"cpu", "cuda"}
     native : bool, optional
         See `onnx_export.runtime.open_session`: what decodes in streaming mode, and while loading to a GPU.
+    options : onnxruntime.SessionOptions, optional
+        For this session alone: some are set here.
 
     Raises
     ------
@@ -65,9 +67,12 @@ def load_session(
         raise InvalidArgument(f"mode is {mode!r}, allowed are {', '.join(MODES)}")
     path = Path(path)
     if not is_compressed(path):
-        return open_session(str(path), device)  # ONNX Runtime reads external tensors itself
+        return open_session(str(path), device, options)  # ONNX Runtime reads external tensors itself
+    options = onnxruntime().SessionOptions() if options is None else options
     with naming(path):
-        return open_streaming(path, device, native) if mode == "streaming" else open_resident(path, device, native)
+        if mode == "streaming":
+            return open_streaming(path, device, options, native)
+        return open_resident(path, device, options, native)
 
 
 def is_compressed(path: Path) -> bool:
@@ -85,19 +90,21 @@ def is_compressed(path: Path) -> bool:
     return any(o.domain == DOMAIN for o in check_model(model, path).opset_import)
 
 
-def open_streaming(path: Path, device: str, native: bool | None) -> Any:
+def open_streaming(path: Path, device: str, options: Any, native: bool | None) -> Any:
     """Decode at each use: ONNX Runtime's default order puts a call right before the first node that reads it."""
-    options = onnxruntime().SessionOptions()
     options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
-    if device != "cuda":
+    if device == "cpu" and not use_native(native):
         return open_session(str(path), device, options, native=native)
     model = outline(path)
-    call_for_each_reader(model)
+    if device == "cuda":
+        call_for_each_reader(model)
+    elif not turn_products(model):
+        return open_session(str(path), device, options, native=native)
     options.add_session_config_entry(FOLDER_OF_TENSORS, str(path.parent.resolve()))
     return open_session(model, device, options, native=native)
 
 
-def open_resident(path: Path, device: str, native: bool | None) -> Any:
+def open_resident(path: Path, device: str, options: Any, native: bool | None) -> Any:
     """Decode once: on the device what may stay there, all else on the processor, as constants of the model."""
     shared: dict[str, Any] = {}
     if device == "cuda" and use_native(native):
@@ -112,8 +119,8 @@ def open_resident(path: Path, device: str, native: bool | None) -> Any:
     tensors, arrays = decode_on_processor(list(read_calls(model)))
     replace_by_constants(model, tensors)
     if shared:
-        return open_shared(model, device, shared, arrays, None, False)
-    return open_session(model, device, arrays=arrays, native=False)
+        return open_shared(model, device, shared, arrays, options)
+    return open_session(model, device, options, arrays=arrays, native=False)
 
 
 def decode_on_processor(calls: Sequence[NamedCall]) -> tuple[list[onnx.TensorProto], dict[str, npt.NDArray[Any]]]:

@@ -57,7 +57,6 @@ def open_shared(
     arrays: Mapping[str, Any],
     constants: Mapping[str, npt.NDArray[Any]],
     options: Any,
-    native: bool | None,
 ) -> Any:
     """A session that reads arrays where they are.
 
@@ -70,8 +69,7 @@ def open_shared(
         Name -> array of that device, by ``__dlpack__``.
     constants : mapping
         Name -> array of the processor.
-    options, native
-        See `onnx_export.runtime.open_session`.
+    options : onnxruntime.SessionOptions
 
     Raises
     ------
@@ -79,7 +77,6 @@ def open_shared(
         ONNX Runtime refuses the model, or does not take the arrays where they are.
     """
     ort = onnxruntime()
-    options = options or ort.SessionOptions()
     values = {}
     for tensor in model.graph.initializer:
         if tensor.name in arrays:
@@ -91,7 +88,7 @@ def open_shared(
         path = Path(folder) / "model.onnx"
         onnx.save(model, path, save_as_external_data=True, location="others")
         (path.parent / NOWHERE).touch()
-        session = open_session(str(path), device, options, arrays=constants, native=native)
+        session = open_session(str(path), device, options, arrays=constants, native=False)
     session.tansor_shared = (values, dict(arrays))  # read as long as it runs
     return session
 
