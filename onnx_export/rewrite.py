@@ -1,6 +1,8 @@
 """Rewriting a graph: constants out, calls in. No reader notices: every value keeps its name."""
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import onnx
 from onnx import helper
@@ -11,6 +13,7 @@ from onnx_export.ties import Tie
 from onnx_export.weights import Constant
 
 METADATA_KEY = "tansor"
+RESIDENT, STREAMING, MIXED = "resident", "streaming", "mixed"  # how the weights of a model are kept
 DEBUG_PREFIX = "pkg.torch."  # stack traces and trace nodes, kilobytes a node
 
 
@@ -75,14 +78,18 @@ def find_free_names(calls: Iterable[Call], taken: set[str]) -> None:
 
 
 def replace_by_constants(model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto]) -> None:
-    """Replace every call by an initializer of the same name and drop all traces of compression, in place."""
-    graph = model.graph
-    inputs = {name for node in graph.node if node.domain == DOMAIN for name in node.input}
-    nodes = [node for node in graph.node if node.domain != DOMAIN]
+    """Replace calls by initializers of the same names, in place; with the last call all traces of compression go."""
+    graph, tensors = model.graph, list(tensors)
+    names = {tensor.name for tensor in tensors}
+    gone = [node for node in graph.node if is_call(node) and name_of(node) in names]
+    nodes = [node for node in graph.node if not (is_call(node) and name_of(node) in names)]
+    inputs = {name for node in gone for name in node.input} - {name for node in nodes for name in node.input}
     del graph.node[:]
     graph.node.extend(nodes)
     remove(graph, inputs)
     graph.initializer.extend(tensors)
+    if any(is_call(node) for node in nodes):
+        return
     for field, stay in (
         (model.functions, [f for f in model.functions if f.domain != DOMAIN]),
         (model.opset_import, [o for o in model.opset_import if o.domain != DOMAIN]),
@@ -90,6 +97,33 @@ def replace_by_constants(model: onnx.ModelProto, tensors: Iterable[onnx.TensorPr
     ):
         del field[:]
         field.extend(stay)
+
+
+def exchange_calls(model: onnx.ModelProto, calls: Mapping[str, Call]) -> None:
+    """Put other calls in the places of those of the same names, in place."""
+    graph = model.graph
+    gone = [node for node in graph.node if is_call(node) and name_of(node) in calls]
+    stay = [node for node in graph.node if not (is_call(node) and name_of(node) in calls)]
+    remove(graph, {name for node in gone for name in node.input} - {name for node in stay for name in node.input})
+    find_free_names(calls.values(), names_in(graph))
+    nodes = [calls[name_of(node)].node if is_call(node) and name_of(node) in calls else node for node in graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensor for call in calls.values() for tensor in call.inputs)
+    others = [f for f in model.functions if f.domain != DOMAIN]
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    del model.functions[:]
+    model.functions.extend([*others, *functions({node.op_type for node in nodes if is_call(node)}, opset)])
+
+
+def is_call(node: onnx.NodeProto) -> bool:
+    """Whether a node decodes a tensor."""
+    return bool(node.domain == DOMAIN)
+
+
+def name_of(node: onnx.NodeProto) -> str:
+    """The name of the value that a call makes."""
+    return str(node.output[0] if node.output else node.name)
 
 
 def remove(graph: onnx.GraphProto, names: Iterable[str]) -> None:
@@ -108,8 +142,34 @@ def remove(graph: onnx.GraphProto, names: Iterable[str]) -> None:
 
 def set_metadata(model: onnx.ModelProto, value: str) -> None:
     """Say in the file what made it."""
-    entry = model.metadata_props.add()
+    entry = next((e for e in model.metadata_props if e.key == METADATA_KEY), None) or model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, value
+
+
+def get_metadata(model: onnx.ModelProto) -> dict[str, Any]:
+    """What the file says of its making: nothing if that cannot be read."""
+    value = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), "{}")
+    try:
+        return dict(json.loads(value))
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
+def note_plan(model: onnx.ModelProto, mode: str, resident: Sequence[str]) -> None:
+    """Note how a model's weights are to be kept when it runs; only where modes mix are they named."""
+    entries = {key: value for key, value in get_metadata(model).items() if key not in ("mode", "resident")}
+    set_metadata(model, json.dumps({**entries, "mode": mode} | ({"resident": list(resident)} if mode == MIXED else {})))
+
+
+def planned_residents(model: onnx.ModelProto, names: Sequence[str]) -> frozenset[str]:
+    """Which of the weights of these names are to be resident: all, if nothing is noted that can be read."""
+    noted = get_metadata(model)
+    if noted.get("mode") == STREAMING:
+        return frozenset()
+    listed = noted.get("resident")
+    if noted.get("mode") == MIXED and isinstance(listed, list):
+        return frozenset(names) & {name for name in listed if isinstance(name, str)}
+    return frozenset(names)
 
 
 def drop_debug_metadata(model: onnx.ModelProto) -> int:

@@ -1,11 +1,12 @@
-"""load_session and run: a compressed model in ONNX Runtime, in one of two modes.
+"""load_session and run: a compressed model in ONNX Runtime, in one of three modes.
 
 ``resident``   weights are decoded once while loading: full speed, full memory
 ``streaming``  weights stay compressed in memory and are decoded at each use, by the native op library if it was built
+``auto``       each weight as the file says, if it was compressed for a latency budget; else resident
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from codec.tensor import load
 from onnx_export.calls import read_calls
 from onnx_export.files import naming, read_model
 from onnx_export.functions import DOMAIN
-from onnx_export.rewrite import replace_by_constants
+from onnx_export.rewrite import is_call, name_of, planned_residents, replace_by_constants
 from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session
 from onnx_export.runtime import run as run_session
 from refimpl.errors import InvalidArgument
 
-MODES = ("resident", "streaming")
+MODES = ("resident", "streaming", "auto")
 
 
 def load_session(
@@ -35,10 +36,10 @@ def load_session(
     ----------
     path : path
         ``.onnx``.
-    mode : {"resident", "streaming"}
+    mode : {"resident", "streaming", "auto"}
     device : {"cpu", "cuda"}
     native : bool, optional
-        See `onnx_export.runtime.open_session`; for streaming.
+        See `onnx_export.runtime.open_session`; for weights that stream.
 
     Raises
     ------
@@ -58,7 +59,8 @@ def load_session(
     if mode == "streaming":
         return open_streaming(path, device, native)
     with naming(path):
-        return open_resident(read_model(path), device)
+        model = read_model(path)
+        return open_planned(model, device, native=native) if mode == "auto" else open_resident(model, device)
 
 
 def open_streaming(path: Path, device: str, native: bool | None) -> Any:
@@ -68,23 +70,44 @@ def open_streaming(path: Path, device: str, native: bool | None) -> Any:
     return open_session(str(path), device, options, native=native)
 
 
-def open_resident(model: onnx.ModelProto, device: str) -> Any:
-    """Decode once, and give ONNX Runtime the arrays themselves: the model says that they are in another file."""
+def open_planned(model: onnx.ModelProto, device: str, options: Any = None, *, native: bool | None = None) -> Any:
+    """Keep each weight as the model's plan says (`onnx_export.budget`)."""
+    names = [name_of(node) for node in model.graph.node if is_call(node)]
+    return open_resident(model, device, planned_residents(model, names), options, native=native)
+
+
+def open_resident(
+    model: onnx.ModelProto,
+    device: str,
+    names: Container[str] | None = None,
+    options: Any = None,
+    *,
+    native: bool | None = None,
+) -> Any:
+    """Decode once, and give ONNX Runtime the arrays themselves: the model says that they are in another file.
+
+    Weights of other names than these, if any are given, are decoded at each use.
+    """
     ort = onnxruntime()
-    tensors, names, values = [], [], []
+    tensors, handed, values = [], [], []
     for name, stored, _ in list(read_calls(model)):
+        if names is not None and name not in names:
+            continue
         with naming(name):
             array = load(stored)
         if array.dtype in ELEMENT_TYPES.values():
             tensors.append(placeholder(name, array))
-            names.append(name)
+            handed.append(name)
             values.append(ort.OrtValue.ortvalue_from_numpy(array))
         else:  # no type of NumPy's own
             tensors.append(numpy_helper.from_array(array, name))
     replace_by_constants(model, tensors)
-    options = ort.SessionOptions()
-    options.add_external_initializers(names, values)
-    session = open_session(model, device, options, native=False)
+    streams = any(is_call(node) for node in model.graph.node)
+    options = ort.SessionOptions() if options is None else options
+    if streams:
+        options.enable_mem_pattern = False  # see `open_streaming`
+    options.add_external_initializers(handed, values)
+    session = open_session(model, device, options, native=native if streams else False)
     session.tansor_weights = values  # ONNX Runtime reads them as long as it runs
     return session
 
@@ -114,7 +137,7 @@ def run(
         ``.onnx``, compressed or not.
     inputs : mapping
         Input name -> array; converted to the dtype that the model wants within its kind.
-    mode : {"streaming", "resident"}
+    mode : {"streaming", "resident", "auto"}
         For a single run the default loads faster. Without the native op library it is what any ONNX Runtime does
         with the file, to the bit.
     native : bool, optional

@@ -360,17 +360,27 @@ class Way:
     bytes: float
 
 
-def partial_ways(raw: Way, coded: Way, least: int = 0) -> list[Way]:
-    """The ways from raw to coded, in sixteenths from ``least`` on: f runs straight between the two.
+def partial_ways(low: Way, full: Way, least: int = 0) -> list[Way]:
+    """The ways from a fraction of so many sixteenths to all: f runs straight between the two.
+
+    Parameters
+    ----------
+    low : Way
+        With ``least`` sixteenths coded; raw if that is 0.
+    full : Way
+        All coded.
+    least : int
+        0 to 16.
 
     Examples
     --------
     >>> partial_ways(Way(1.0, 160.0), Way(2.0, 96.0))[::8]
     [Way(seconds=1.0, bytes=160.0), Way(seconds=1.5, bytes=128.0), Way(seconds=2.0, bytes=96.0)]
     """
-    shares = [i / FRACTION_STEPS for i in range(least, FRACTION_STEPS + 1)]
+    count = max(FRACTION_STEPS - least, 1)
+    shares = [i / count for i in range(FRACTION_STEPS - least + 1)]
     return [
-        Way(raw.seconds + f * (coded.seconds - raw.seconds), raw.bytes + f * (coded.bytes - raw.bytes)) for f in shares
+        Way(low.seconds + s * (full.seconds - low.seconds), low.bytes + s * (full.bytes - low.bytes)) for s in shares
     ]
 
 
