@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -34,6 +33,7 @@ from onnx_export.measure import Setup, bound_run, decoding, seconds_of
 from onnx_export.progress import Progress, silent
 from onnx_export.rewrite import MIXED, RESIDENT, STREAMING, exchange_calls, note_plan, replace_by_constants
 from onnx_export.runtime import open_session
+from onnx_export.session import open_planned, open_resident
 from refimpl.errors import InvalidArgument
 from refimpl.tans.blocks import Block
 from refimpl.tans.nibbles import pack_nibbles
@@ -47,6 +47,7 @@ class Costs:
     """What a tensor takes, by how it is kept."""
 
     name: str
+    function: str  # that decodes it when all of it is coded
     elements: int
     ready_bytes: int  # decoded
     least: int  # sixteenths that are coded at the least: 0 for weights, 1 for integers, 16 if there is no choice
@@ -105,7 +106,16 @@ class Plan:
 # Measuring
 
 
-def measure(model: onnx.ModelProto, setup: Setup, profile: str = "gpu", tell: Progress = silent) -> Profile:
+Ends = tuple[int, StoredTensor, StoredTensor]  # least sixteenths that are coded, and the tensor with those and with all
+
+
+def measure(
+    model: onnx.ModelProto,
+    setup: Setup,
+    profile: str = "gpu",
+    tell: Progress = silent,
+    known: tuple[Costs, ...] | None = None,
+) -> Profile:
     """Measure what the tensors of a compressed model take on this machine.
 
     Parameters
@@ -116,6 +126,8 @@ def measure(model: onnx.ModelProto, setup: Setup, profile: str = "gpu", tell: Pr
     profile : {"gpu", "archive"}
         With which tensors are coded.
     tell : callable
+    known : tuple of Costs, optional
+        Of these tensors, measured before at another batch.
 
     Raises
     ------
@@ -129,24 +141,27 @@ def measure(model: onnx.ModelProto, setup: Setup, profile: str = "gpu", tell: Pr
     calls = [(name, stored) for name, stored, _ in read_calls(model)]
     if not calls:
         raise InvalidArgument("nothing in the model is compressed: there is no speed to choose")
-    ends, seconds = {}, {}
-    for i, (name, stored) in enumerate(calls):
+    ends = {}
+    for name, stored in calls:
         with naming(name):
             ends[name] = range_of(stored, profile)
-        kind = kind_of(*ends[name])
-        if kind not in seconds:
-            seconds[kind] = decode_seconds(ends[name], setup)
-        tell("measure", i, len(calls) + 1)
-    costs = tuple(costs_of(name, stored, ends[name], seconds[kind_of(*ends[name])]) for name, stored in calls)
+    costs = known or decoding_costs(ends, setup, tell)
     plain = bound_run(open_session(with_constants(model), setup.device, setup.options()), setup)
     low = with_tensors(model, {name: low for name, (_, low, _) in ends.items()})
     least = bound_run(open_session(low, setup.device, setup.options()), setup)
     taken = seconds_of({"plain": plain, "least": least}, setup)
-    tell("measure", len(calls) + 1, len(calls) + 1)
+    tell("measure", 1, 1)
     return Profile(setup, taken["plain"], taken["least"], costs)
 
 
-Ends = tuple[int, StoredTensor, StoredTensor]  # least sixteenths that are coded, and the tensor with those and with all
+def decoding_costs(ends: Mapping[str, Ends], setup: Setup, tell: Progress) -> tuple[Costs, ...]:
+    """What tensors take to decode alone; one of each kind and shape is measured."""
+    seconds: dict[tuple[Any, ...], tuple[float, float]] = {}
+    for i, both in enumerate(ends.values()):
+        if kind_of(*both) not in seconds:
+            seconds[kind_of(*both)] = decode_seconds(both, setup)
+        tell("measure", i, len(ends) + 1)
+    return tuple(costs_of(name, both, seconds[kind_of(*both)]) for name, both in ends.items())
 
 
 def range_of(stored: StoredTensor, profile: str) -> Ends:
@@ -185,19 +200,19 @@ def kind_of(least: int, low: StoredTensor, coded: StoredTensor) -> tuple[Any, ..
 
 def decode_seconds(ends: Ends, setup: Setup) -> tuple[float, float]:
     """Seconds to decode a tensor alone: coded as little as can be, and as much."""
-    _, *both = ends
-    tasks = {str(i): decoding("w", s.shape, s.dtype, write_call("w", s), setup) for i, s in enumerate(both)}
+    tasks = {str(i): decoding("w", s.shape, s.dtype, write_call("w", s), setup) for i, s in enumerate(ends[1:])}
     taken = seconds_of(tasks, setup)
     return taken["0"], taken["1"]
 
 
-def costs_of(name: str, stored: StoredTensor, ends: Ends, seconds: tuple[float, float]) -> Costs:
+def costs_of(name: str, ends: Ends, seconds: tuple[float, float]) -> Costs:
     """The costs of a tensor."""
     least, low, coded = ends
-    elements = stored.frame.block.symbol_count
-    ready = (elements + 1) // 2 if stored.dtype in ("int4", "uint4") else elements * DTYPES[stored.dtype].itemsize
-    sizes = [write_call(name, s).stored_bytes for s in (low, coded)]
-    return Costs(name, elements, ready, least, sizes[0], sizes[1], *seconds)
+    elements = coded.frame.block.symbol_count
+    ready = (elements + 1) // 2 if coded.dtype in ("int4", "uint4") else elements * DTYPES[coded.dtype].itemsize
+    smallest, largest = write_call(name, coded), write_call(name, low)
+    sizes = largest.stored_bytes, smallest.stored_bytes
+    return Costs(name, smallest.node.op_type, elements, ready, least, *sizes, *seconds)
 
 
 def with_constants(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -221,6 +236,7 @@ def fraction_of(block: Block) -> float:
 
     Examples
     --------
+    >>> import numpy as np
     >>> fraction_of(Block("raw", 4, np.zeros(4, np.uint8)))
     0.0
     """
@@ -248,12 +264,16 @@ def make_plan(profile: Profile, budget: float) -> Plan:
 
     Examples
     --------
-    >>> a, b = (Costs(name, 1000, 4000, 0, 1000, 600, 1e-3, 2e-3) for name in "ab")
-    >>> plan = make_plan(Profile(Setup(), 10e-3, 12e-3, (a, b)), 1.2)  # both stream, raw
-    >>> plan.mode, plan.fractions, round(1e3 * plan.predicted_seconds, 1)
-    ('streaming', {'a': 0.0, 'b': 0.0}, 12.0)
-    >>> make_plan(Profile(Setup(), 10e-3, 12e-3, (a, b)), 1.1).mode
-    'resident'
+    >>> costs = (Costs(name, "DecompressLinear", 1000, 4000, 0, 1000, 600, 1e-3, 2e-3) for name in "abcdefgh")
+    >>> profile = Profile(Setup(), plain_seconds=50e-3, least_seconds=54e-3, tensors=tuple(costs))
+    >>> plan = make_plan(profile, 1.1)  # half a millisecond for each to stream, another one to be coded
+    >>> plan.mode, plan.fractions["a"], plan.fractions["h"], round(1e3 * plan.predicted_seconds, 1)
+    ('streaming', 1.0, 0.0, 55.0)
+    >>> plan = make_plan(profile, 1.06)
+    >>> plan.mode, sorted(plan.resident), round(1e3 * plan.predicted_seconds, 1)
+    ('mixed', ['g', 'h'], 53.0)
+    >>> plan.plain_bytes, plan.memory_bytes  # six raw, two resident, two buffers
+    (32000, 22000)
     """
     if not 1 <= budget < float("inf"):
         raise InvalidArgument(f"the latency budget is {budget}, allowed are numbers from 1")
@@ -293,6 +313,17 @@ def plan_of(profile: Profile, budget: float, picked: Mapping[str, int]) -> Plan:
 
 
 # Files
+
+
+def open_kept(model: onnx.ModelProto, mode: str, setup: Setup) -> Any:
+    """A session of a compressed model that keeps its weights as a mode says: resident, streaming or auto."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    if mode == STREAMING:
+        return open_session(copy, setup.device, setup.options())
+    if mode == RESIDENT:
+        return open_resident(copy, setup.device, options=setup.options())
+    return open_planned(copy, setup.device, setup.options())
 
 
 def fit_budget(
@@ -340,7 +371,7 @@ def fit_budget(
         plan = make_plan(measured, budget)
         apply_plan(model, plan, profile)
     write_model(model, output, force=force)
-    return describe_plan(plan, setup)
+    return describe_plan(plan, setup, model)
 
 
 def apply_plan(model: onnx.ModelProto, plan: Plan, profile: str) -> None:
@@ -354,8 +385,8 @@ def apply_plan(model: onnx.ModelProto, plan: Plan, profile: str) -> None:
     note_plan(model, plan.mode, sorted(plan.resident))
 
 
-def describe_plan(plan: Plan, setup: Setup) -> dict[str, Any]:
-    """A plan as JSON: the report's ``budget``."""
+def describe_plan(plan: Plan, setup: Setup, model: onnx.ModelProto) -> dict[str, Any]:
+    """A plan, and what became of a model by it, as JSON: the report's ``budget``. Keys are listed in docs/guide.md."""
     return {
         "latency_budget": plan.budget,
         "mode": plan.mode,
@@ -367,7 +398,26 @@ def describe_plan(plan: Plan, setup: Setup) -> dict[str, Any]:
         "plain_bytes": plan.plain_bytes,
         "memory_bytes": plan.memory_bytes,
         "tensors": [
-            {"name": name, "fraction": fraction, "resident": name in plan.resident}
-            for name, fraction in plan.fractions.items()
+            {
+                "name": name,
+                "mode": stored.frame.block.mode,
+                "fraction": fraction_of(stored.frame.block),
+                "resident": name in plan.resident,
+                "stored_bytes": call.stored_bytes,
+                "side_bytes": int(call.stored_bytes - stored.payload_bytes),
+            }
+            for name, stored, call in read_calls(model)
         ],
     }
+
+
+def plan_note(report: dict[str, Any]) -> str:
+    """A plan in a line."""
+    streams = [t for t in report["tensors"] if not t["resident"]]
+    kept = f"{len(streams)} of {len(report['tensors'])} weights stream" if streams else "no weight may stream"
+    return (
+        f"latency budget {report['latency_budget']:g} on {report['device']}, batch {report['batch']}: mode "
+        f"{report['mode']}, {kept}; {1e3 * report['predicted_seconds']:.3g} ms predicted, "
+        f"{1e3 * report['plain_seconds']:.3g} ms with plain weights; {report['memory_bytes'] / 1e6:,.3g} MB of memory "
+        f"for weights, {report['plain_bytes'] / 1e6:,.3g} MB plain; run it with mode auto"
+    )
