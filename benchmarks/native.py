@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from codec.tensor import load, store_weight
-from onnx_export.bench import call_model
 from onnx_export.calls import read_calls, write_call
 from onnx_export.files import read_model
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
+from onnx_export.measure import call_model
 from onnx_export.runtime import open_session
 from onnx_export.session import load_session
 

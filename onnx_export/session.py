@@ -1,15 +1,15 @@
-"""load_session and run: a compressed model in ONNX Runtime, in one of two modes.
+"""load_session and run: a compressed model in ONNX Runtime, in one of three modes.
 
 ``resident``   weights are decoded once while loading, for a GPU on it: full speed, full memory
 ``streaming``  weights stay compressed in memory and are decoded at each use, by the native op library if it was built
+``auto``       each weight as the file says, if it was compressed for a latency budget; else resident
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
@@ -22,13 +22,13 @@ from onnx_export.functions import DOMAIN
 from onnx_export.native.loader import decode_on_device, device_calls
 from onnx_export.outline import TensorFiles, outline
 from onnx_export.products import turn_products
-from onnx_export.rewrite import call_for_each_reader, replace_by_constants
+from onnx_export.rewrite import call_for_each_reader, is_call, planned_residents, replace_by_constants
 from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session, placeholder, use_native
 from onnx_export.runtime import run as run_session
 from onnx_export.sharing import open_shared, shareable
 from refimpl.errors import Corrupt, InvalidArgument
 
-MODES = ("resident", "streaming")
+MODES = ("resident", "streaming", "auto")
 FOLDER_OF_TENSORS = "session.model_external_initializers_file_folder_path"
 NamedCall = tuple[str, StoredTensor, Call]
 
@@ -47,7 +47,7 @@ def load_session(
     ----------
     path : path
         ``.onnx``.
-    mode : {"resident", "streaming"}
+    mode : {"resident", "streaming", "auto"}
     device : {"cpu", "cuda"}
     native : bool, optional
         See `onnx_export.runtime.open_session`: what decodes in streaming mode, and while loading to a GPU.
@@ -72,6 +72,8 @@ def load_session(
     with naming(path):
         if mode == "streaming":
             return open_streaming(path, device, options, native)
+        if mode == "auto":
+            return open_planned(read_model(path), device, options, native=native)
         return open_resident(path, device, options, native)
 
 
@@ -92,35 +94,58 @@ def is_compressed(path: Path) -> bool:
 
 def open_streaming(path: Path, device: str, options: Any, native: bool | None) -> Any:
     """Decode at each use: ONNX Runtime's default order puts a call right before the first node that reads it."""
-    options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
-    if device == "cpu" and not use_native(native):
-        return open_session(str(path), device, options, native=native)
     model = outline(path)
-    if device == "cuda":
-        call_for_each_reader(model)
-    elif not turn_products(model):
+    if not prepare_streaming(model, device, options, native):
         return open_session(str(path), device, options, native=native)
     options.add_session_config_entry(FOLDER_OF_TENSORS, str(path.parent.resolve()))
     return open_session(model, device, options, native=native)
 
 
+def prepare_streaming(model: onnx.ModelProto, device: str, options: Any, native: bool | None) -> bool:
+    """Fit a model, in place, and options to weights that are decoded at each use; whether the model changed."""
+    options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
+    if device == "cuda":
+        return call_for_each_reader(model)
+    return use_native(native) and turn_products(model) > 0
+
+
 def open_resident(path: Path, device: str, options: Any, native: bool | None) -> Any:
     """Decode once: on the device what may stay there, all else on the processor, as constants of the model."""
-    shared: dict[str, Any] = {}
-    if device == "cuda" and use_native(native):
-        model = outline(path)
-        calls = device_calls(model, shareable(model))
-        shared = dict(decode_on_device(calls, TensorFiles(path.parent)))
-        replace_by_constants(model, [], shared)
-        onnx.load_external_data_for_model(model, str(path.parent))
-        model.graph.initializer.extend(placeholder(c.name, c.shape, DTYPES[c.dtype]) for c in calls)
-    else:
-        model = read_model(path)
+    if device != "cuda" or not use_native(native):
+        return open_decoded(read_model(path), device, options, native=native)
+    model = outline(path)
+    calls = device_calls(model, shareable(model))
+    shared = dict(decode_on_device(calls, TensorFiles(path.parent)))
+    replace_by_constants(model, [], shared)
+    onnx.load_external_data_for_model(model, str(path.parent))
+    model.graph.initializer.extend(placeholder(c.name, c.shape, DTYPES[c.dtype]) for c in calls)
     tensors, arrays = decode_on_processor(list(read_calls(model)))
     replace_by_constants(model, tensors)
-    if shared:
-        return open_shared(model, device, shared, arrays, options)
-    return open_session(model, device, options, arrays=arrays, native=False)
+    return open_shared(model, device, shared, arrays, options)
+
+
+def open_planned(model: onnx.ModelProto, device: str, options: Any, *, native: bool | None = None) -> Any:
+    """Keep each weight as the model's plan says (`onnx_export.budget`)."""
+    names = [name for name, _, _ in read_calls(model)]
+    return open_decoded(model, device, options, planned_residents(model, names), native=native)
+
+
+def open_decoded(
+    model: onnx.ModelProto,
+    device: str,
+    options: Any,
+    names: Container[str] | None = None,
+    *,
+    native: bool | None = None,
+) -> Any:
+    """Decode the weights of these names (default: of all) once, on the processor; others are decoded at each use."""
+    calls = [call for call in read_calls(model) if names is None or call[0] in names]
+    tensors, arrays = decode_on_processor(calls)
+    replace_by_constants(model, tensors, {name for name, _, _ in calls})
+    streams = any(is_call(node) for node in model.graph.node)
+    if streams:
+        prepare_streaming(model, device, options, native)
+    return open_session(model, device, options, arrays=arrays, native=native if streams else False)
 
 
 def decode_on_processor(calls: Sequence[NamedCall]) -> tuple[list[onnx.TensorProto], dict[str, npt.NDArray[Any]]]:
@@ -155,7 +180,7 @@ def run(
         ``.onnx``, compressed or not.
     inputs : mapping
         Input name -> array; converted to the dtype that the model wants within its kind.
-    mode : {"streaming", "resident"}
+    mode : {"streaming", "resident", "auto"}
         For a single run the default loads faster. Without the native op library it is what any ONNX Runtime does
         with the file, to the bit.
     native : bool, optional
