@@ -3,12 +3,14 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx_export_models import MATMUL, NETS, feeds_for, integers, net, normal, save, session
 
 from codec.tensor import load, store_integers, store_weight
+from onnx_export.bench import bench
 from onnx_export.budget import (
     Costs,
     Profile,
@@ -353,3 +355,20 @@ def test_budgets_that_make_no_sense_are_refused(tmp_path, options, message):
 def test_a_safetensors_file_has_no_latency(tmp_path):
     with pytest.raises(InvalidArgument, match="needs a graph to run"):
         compress(tmp_path / "m.safetensors", tmp_path / "o.safetensors", latency_budget=2)
+
+
+has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_cuda, reason="this ONNX Runtime has no CUDA")
+@pytest.mark.parametrize("budget", [1.0, 1e3])
+def test_a_budget_on_cuda(compressed, tmp_path, budget):
+    report = fit_budget(compressed, tmp_path / "o.onnx", budget, setup=Setup("cuda", repeats=1))
+    assert report["device"] == "cuda"
+    feeds = feeds_for(session(compressed))
+    found = run(tmp_path / "o.onnx", feeds, mode="auto", device="cuda")["y"]
+    assert np.allclose(found, run(compressed, feeds)["y"], rtol=1e-3, atol=1e-3)
+    result = bench(tmp_path / "o.onnx", device="cuda", mode="auto", repeats=1)
+    assert result["bandwidths"]["link"] > 0
+    assert {"plain, from host", "compressed, from host"} < {c["case"] for c in result["cases"]}
