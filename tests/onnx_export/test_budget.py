@@ -25,6 +25,7 @@ from onnx_export.budget import (
     with_fraction,
 )
 from onnx_export.calls import read_calls
+from onnx_export.cli import main
 from onnx_export.compress import compress
 from onnx_export.files import read_model
 from onnx_export.measure import Setup
@@ -320,6 +321,16 @@ def test_a_budget_is_in_the_report(tmp_path):
         assert by_name[t["name"]]["mode"] == t["mode"]
     assert report["output_bytes"] == (tmp_path / "o.onnx").stat().st_size
     assert compress(source, tmp_path / "p.onnx")["budget"] is None
+
+
+def test_the_command_line_takes_a_budget(tmp_path, capsys):
+    source, output = str(save(NETS["deep"](), tmp_path / "m.onnx")), tmp_path / "o.onnx"
+    options = ["--latency-budget", "1.5", "--device", "cpu", "--batch", "3", "--threads", "1"]
+    assert main(["compress", source, "-o", str(output), *options]) == 0
+    assert "note: latency budget 1.5 on cpu, batch 3: mode " in capsys.readouterr().out
+    assert get_metadata(read_model(output))["mode"] in ("resident", "mixed", "streaming")
+    assert main(["compress", source, "-o", str(output), "--force", "--batch", "3"]) == 2
+    assert "there is none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["rate", "aggressive"])
