@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +18,21 @@ import onnx.version_converter
 
 from codec.tensor import StoredTensor
 from onnx_export.aggressive import can_be_pruned, prune_layers
-from onnx_export.calibration import Batch, Samples, check_samples, collect_statistics, combine, read_samples
+from onnx_export.calibration import (
+    Batch,
+    Inputs,
+    Samples,
+    check_samples,
+    collect_statistics,
+    combine,
+    inputs_of,
+    read_samples,
+)
 from onnx_export.calls import Call, write_call
 from onnx_export.evaluate import score
 from onnx_export.files import first_line, naming, read_model, write_model
 from onnx_export.functions import DOMAIN, MIN_OPSET, functions
+from onnx_export.hoist import NOT_HOISTED, hoist_weights
 from onnx_export.parallel import in_parallel
 from onnx_export.probe import (
     OUTPUT_SQNR_DB,
@@ -39,7 +48,7 @@ from onnx_export.probe import (
 )
 from onnx_export.progress import Progress
 from onnx_export.rate import Judge, compress_by_rate
-from onnx_export.recipes import raise_targets
+from onnx_export.recipes import RateSettings, raise_targets
 from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
 from onnx_export.runtime import open_session
 from onnx_export.tensors import (
@@ -78,10 +87,13 @@ def compress_onnx(
     """Compress an ONNX file."""
     with naming(source):
         model = prepare(read_model(source), source)
+        hoist_weights(model)
         constants = find_constants(model)
     reasons = {c.name: reason_to_skip(c, options) for c in constants}
     skipped = [skip(c.name, c.array, reason) for c in constants if (reason := reasons[c.name])]
-    skipped += [skip(name, array, "inside a subgraph") for name, array in find_inside(model)]
+    skipped += [
+        skip(name, array, reason_to_copy(name, array, options) or NOT_HOISTED) for name, array in find_inside(model)
+    ]
     unique, ties = find_ties([c for c in constants if not reasons[c.name]])
     floats = [c for c in unique if c.is_float]
     notes = [f"--exclude {p} matches no tensor" for p in options.exclude if not fnmatch.filter(reasons, p)]
@@ -98,6 +110,10 @@ def compress_onnx(
         results = calibrated(model, unique, ties, calibration, options, notes, tell)
     calls = {name: call for name, (_, call, _) in results.items() if call is not None}
     lines = [line for _, call, line in results.values() if call is not None]
+    if not calls:
+        notes.append(
+            "WARNING: nothing was compressed, the output holds what the input did; see why tensors were copied"
+        )
     if calls and sum(line.original_bytes - line.stored_bytes for line in lines) <= (size := functions_bytes(calls)):
         notes.append(f"WARNING: coding saves less than the {size:,} bytes of the functions that decode")
     if dropped := drop_debug_metadata(model):
@@ -139,11 +155,11 @@ def compress_constants(
     return dict(in_parallel(one, constants, options.jobs, tell))
 
 
-def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Any, Batch]:
-    """(session of a model, calibration samples that fit it)."""
+def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Inputs, Batch]:
+    """(inputs of a model that ONNX Runtime can open, calibration samples that fit them)."""
     samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
     session = open_session(model)
-    return session, check_samples(session, samples)
+    return inputs_of(session), check_samples(session, samples)
 
 
 def calibrated(
@@ -156,7 +172,7 @@ def calibrated(
     tell: Progress,
 ) -> Results:
     """Compress with calibration data, and again with finer targets where the model's outputs ask for it."""
-    session, checked = open_with_samples(model, calibration)
+    inputs, checked = open_with_samples(model, calibration)
     floats = [c for c in constants if c.is_float]
     watched = {
         (r.activation, r.activation_axis): c.array.shape[r.input_axis]
@@ -168,13 +184,13 @@ def calibrated(
     layers: Results = {}
     if options.recipe.prune is not None:
         prunable = [c for c in floats if can_be_pruned(model, c)]
-        with work_folder(options, floats, checked) as folder:
+        with work_folder(options, model, ties, checked) as folder:
             layers = prune_layers(model, prunable, checked, options, folder, tell)
     rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell)
     results = {c.name: (layers | rest)[c.name] for c in constants}
     if options.recipe.weights is None or not floats:
         return results
-    feeds = probe_batches(session, checked)
+    feeds = probe_batches(inputs, checked)
     before = model_outputs(model, feeds)
 
     def measure(results: Results) -> float | None:
@@ -222,7 +238,7 @@ def rated(
     """Compress by the rate recipe; what is already quantized is coded as it is."""
     settings = options.recipe.rate
     assert settings is not None, "a recipe with rate settings"
-    session, checked = open_with_samples(model, calibration)
+    inputs, checked = open_with_samples(model, calibration)
     floats = [c for c in constants if c.is_float]
     results = compress_constants([c for c in constants if not c.is_float], {}, options, tell)
     bits = None
@@ -235,9 +251,9 @@ def rated(
     judge = None
     if tokens is not None and settings.max_loss_percent is not None:
         judge = perplexity_judge(model, ties, tokens, settings.max_loss_percent)
-    with work_folder(options, floats, checked) as folder:
+    with work_folder(options, model, ties, checked) as folder:
         rate, error = compress_by_rate(
-            model, floats, ties, checked, probe_batches(session, checked), bits, judge, options, folder, tell
+            model, floats, ties, checked, probe_batches(inputs, checked), bits, judge, options, folder, tell
         )
     if error > 0:
         notes.append(f"the outputs keep {-10 * np.log10(error):.1f} dB on calibration samples")
@@ -245,14 +261,18 @@ def rated(
 
 
 @contextmanager
-def work_folder(options: Options, constants: Sequence[Constant], samples: Batch) -> Iterator[Path]:
-    """A folder for what is finished: a temporary one, or one of the caller's for this model and these samples."""
+def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie], samples: Batch) -> Iterator[Path]:
+    """A folder for what is finished: a temporary one, or one of the caller's for this model and these samples.
+
+    Runs with other targets, tensors left out or recipes share what they measure alike.
+    """
     if options.work is None:
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
         return
-    digest = hashlib.sha256(f"{version('tansor')} {options.recipe.rate and options.recipe.rate.price}".encode())
-    for constant in constants:
+    price = (options.recipe.rate or RateSettings()).price
+    digest = hashlib.sha256(f"{version('tansor')} {price} {sorted(ties.items())}".encode())
+    for constant in find_constants(model):
         digest.update(constant.name.encode() + fingerprint(constant.array))
     for name, array in sorted(samples.items()):
         digest.update(name.encode() + fingerprint(array))

@@ -154,6 +154,8 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise InvalidArgument(f"{path}: {error.strerror or 'not a readable .npy file'}") from None
     except Exception as error:  # what looks like an archive raises whatever zipfile meets
         raise InvalidArgument(f"{path}: not a readable .npy file ({type(error).__name__})") from None
     if not isinstance(loaded, np.ndarray):
@@ -281,3 +283,15 @@ def first_line(error: Exception) -> str:
     'bad shape'
     """
     return str(error).strip().split("\n", 1)[0]
+
+
+def one_line(error: Exception, most: int = 300) -> str:
+    r"""An error's message in one line, cut where it goes on for long.
+
+    Examples
+    --------
+    >>> one_line(ValueError("Got invalid dimensions for input: x\n index: 1 Got: 3"))
+    'Got invalid dimensions for input: x index: 1 Got: 3'
+    """
+    words = " ".join(str(error).split())
+    return words if len(words) <= most else f"{words[:most]} ..."

@@ -1,6 +1,5 @@
 """inspect: what a compressed file holds, from its headers alone."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from codec.container import read_container, stored_bytes
 from codec.tensor import StoredTensor
 from onnx_export.calls import read_calls
 from onnx_export.files import file_bytes, kind_of, naming, read_bytes, read_model
-from onnx_export.rewrite import METADATA_KEY
+from onnx_export.rewrite import get_metadata
 
 
 def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
@@ -59,13 +58,8 @@ def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """What the file says of its making: nothing if that cannot be read, nothing else depends on it."""
-    value = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), "{}")
-    try:
-        made_by = dict(json.loads(value))
-    except (ValueError, TypeError, RecursionError):
-        return {}
-    return {str(k): str(v) for k, v in made_by.items()}
+    """What the file says of its making, as text."""
+    return {str(k): str(v) for k, v in get_metadata(model).items()}
 
 
 def header_line(name: str, stored: StoredTensor, size: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from codec.tensor import StoredTensor, load
 from onnx_export.calibration import batches
-from onnx_export.rewrite import remove
+from onnx_export.rewrite import copy_without
 from onnx_export.runtime import open_session, run
 from onnx_export.ties import Tie
 from refimpl.metrics import sqnr_db
@@ -84,10 +84,8 @@ def with_weights(
 
 def with_arrays(model: onnx.ModelProto, arrays: Arrays, ties: Mapping[str, Tie]) -> onnx.ModelProto:
     """A copy of a model with these weights, and what is tied to them, in place of the originals."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     every = with_ties(arrays, ties)
-    remove(copy.graph, every)
+    copy = copy_without(model, every)
     copy.graph.initializer.extend(
         numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in every.items()
     )

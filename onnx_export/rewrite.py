@@ -1,16 +1,20 @@
 """Rewriting a graph: constants out, calls in. No reader notices: every value keeps its name."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import onnx
+from google.protobuf.message import Message
 from onnx import helper
 
 from onnx_export.calls import Call
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 from onnx_export.ties import Tie
-from onnx_export.weights import Constant
+from onnx_export.weights import Constant, all_nodes, bodies
 
 METADATA_KEY = "tansor"
+RESIDENT, STREAMING, MIXED = "resident", "streaming", "mixed"  # how the weights of a model are kept
 DEBUG_PREFIX = "pkg.torch."  # stack traces and trace nodes, kilobytes a node
 
 
@@ -54,13 +58,12 @@ def replace_by_calls(
 
 
 def names_in(graph: onnx.GraphProto) -> set[str]:
-    """Names of all values of a graph and its subgraphs."""
+    """Names of all values of a graph and its bodies."""
     names = {value.name for value in (*graph.input, *graph.initializer)}
     for node in graph.node:
         names.update(node.output)
-        for attribute in node.attribute:
-            for subgraph in (attribute.g, *attribute.graphs):
-                names |= names_in(subgraph)
+        for body in bodies(node):
+            names |= names_in(body)
     return names
 
 
@@ -77,24 +80,25 @@ def find_free_names(calls: Iterable[Call], taken: set[str]) -> None:
 def replace_by_constants(
     model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto], names: Collection[str] | None = None
 ) -> None:
-    """Replace calls by initializers of the same name, in place.
+    """Replace calls by initializers, in place; with the last call all traces of compression go.
 
     Parameters
     ----------
     model : onnx.ModelProto
     tensors : iterable of onnx.TensorProto
     names : collection of str, optional
-        Of the calls. Without it all are replaced, and all traces of compression dropped.
+        Of the calls; default all.
     """
     graph = model.graph
-    calls = {n.output[0] for n in graph.node if n.domain == DOMAIN and (names is None or n.output[0] in names)}
-    inputs = {name for node in graph.node if node.output[0] in calls for name in node.input}
-    nodes = [node for node in graph.node if node.output[0] not in calls]
+    gone = [node for node in graph.node if is_call(node) and (names is None or name_of(node) in names)]
+    values = {name_of(node) for node in gone}
+    nodes = [node for node in graph.node if name_of(node) not in values]
+    inputs = {name for node in gone for name in node.input} - {name for node in nodes for name in node.input}
     del graph.node[:]
     graph.node.extend(nodes)
     remove(graph, inputs)
     graph.initializer.extend(tensors)
-    if names is not None:
+    if any(is_call(node) for node in nodes):
         return
     for field, stay in (
         (model.functions, [f for f in model.functions if f.domain != DOMAIN]),
@@ -158,6 +162,58 @@ def names_read_inside(node: onnx.NodeProto) -> Iterator[str]:
                 yield from names_read_inside(inner)
 
 
+def copy_without(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A copy of a model without the constants of these names, which are not copied on the way."""
+    names = set(names)
+    copy = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            copy_field(copy, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name != "initializer":
+            copy_field(copy.graph, field.name, value)
+    copy.graph.initializer.extend(t for t in model.graph.initializer if t.name not in names)
+    remove(copy.graph, names)
+    return copy
+
+
+def copy_field(message: Any, name: str, value: Any) -> None:
+    """Set a field of a protobuf message to a copy of a value."""
+    if isinstance(value, int | float | str | bytes):
+        setattr(message, name, value)
+    elif isinstance(value, Message):
+        getattr(message, name).CopyFrom(value)
+    else:
+        getattr(message, name).extend(value)
+
+
+def exchange_calls(model: onnx.ModelProto, calls: Mapping[str, Call]) -> None:
+    """Put other calls in the places of those of the same names, in place."""
+    graph = model.graph
+    gone = [node for node in graph.node if is_call(node) and name_of(node) in calls]
+    stay = [node for node in graph.node if not (is_call(node) and name_of(node) in calls)]
+    remove(graph, {name for node in gone for name in node.input} - {name for node in stay for name in node.input})
+    find_free_names(calls.values(), names_in(graph))
+    nodes = [calls[name_of(node)].node if is_call(node) and name_of(node) in calls else node for node in graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensor for call in calls.values() for tensor in call.inputs)
+    others = [f for f in model.functions if f.domain != DOMAIN]
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    del model.functions[:]
+    model.functions.extend([*others, *functions({node.op_type for node in nodes if is_call(node)}, opset)])
+
+
+def is_call(node: onnx.NodeProto) -> bool:
+    """Whether a node decodes a tensor."""
+    return bool(node.domain == DOMAIN)
+
+
+def name_of(node: onnx.NodeProto) -> str:
+    """The name of the value that a call makes."""
+    return str(node.output[0] if node.output else node.name)
+
+
 def remove(graph: onnx.GraphProto, names: Iterable[str]) -> None:
     """Drop constants of these names: initializers, their graph inputs and Constant nodes."""
     names = set(names)
@@ -174,14 +230,40 @@ def remove(graph: onnx.GraphProto, names: Iterable[str]) -> None:
 
 def set_metadata(model: onnx.ModelProto, value: str) -> None:
     """Say in the file what made it."""
-    entry = model.metadata_props.add()
+    entry = next((e for e in model.metadata_props if e.key == METADATA_KEY), None) or model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, value
+
+
+def get_metadata(model: onnx.ModelProto) -> dict[str, Any]:
+    """What the file says of its making: nothing if that cannot be read."""
+    value = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), "{}")
+    try:
+        return dict(json.loads(value))
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
+def note_plan(model: onnx.ModelProto, mode: str, resident: Sequence[str]) -> None:
+    """Note how a model's weights are to be kept when it runs; only where modes mix are they named."""
+    entries = {key: value for key, value in get_metadata(model).items() if key not in ("mode", "resident")}
+    set_metadata(model, json.dumps({**entries, "mode": mode} | ({"resident": list(resident)} if mode == MIXED else {})))
+
+
+def planned_residents(model: onnx.ModelProto, names: Sequence[str]) -> frozenset[str]:
+    """Which of the weights of these names are to be resident: all, if nothing is noted that can be read."""
+    noted = get_metadata(model)
+    if noted.get("mode") == STREAMING:
+        return frozenset()
+    listed = noted.get("resident")
+    if noted.get("mode") == MIXED and isinstance(listed, list):
+        return frozenset(names) & {name for name in listed if isinstance(name, str)}
+    return frozenset(names)
 
 
 def drop_debug_metadata(model: onnx.ModelProto) -> int:
     """Drop what PyTorch's exporter notes at each node for its own debugging; return the bytes saved."""
     before = model.ByteSize()
-    for node in model.graph.node:
+    for node in all_nodes(model.graph):
         stay = [entry for entry in node.metadata_props if not entry.key.startswith(DEBUG_PREFIX)]
         del node.metadata_props[:]
         node.metadata_props.extend(stay)

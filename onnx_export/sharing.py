@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 import onnx
 
 from onnx_export.files import first_line
 from onnx_export.rewrite import names_read_inside
-from onnx_export.runtime import onnxruntime, open_session
+from onnx_export.runtime import NOWHERE, onnxruntime, open_session
 from refimpl.errors import ExportError
 
-NOWHERE = "decoded"
 READERS = ("MatMul", "Gemm", "Gather")  # do the same work whether or not a weight is a constant
 VIEWS = ("Identity", "Transpose")
 
@@ -52,25 +51,25 @@ def shareable(model: onnx.ModelProto) -> set[str]:
     return names - kept
 
 
-def placeholder(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> onnx.TensorProto:
-    """A tensor that claims to be in a file."""
-    tensor = onnx.TensorProto(name=name, dims=shape, data_location=onnx.TensorProto.EXTERNAL)
-    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(dtype)
-    tensor.external_data.add(key="location", value=NOWHERE)
-    return tensor
-
-
-def open_shared(model: onnx.ModelProto, device: str, options: Any, arrays: Mapping[str, Any]) -> Any:
+def open_shared(
+    model: onnx.ModelProto,
+    device: str,
+    arrays: Mapping[str, Any],
+    constants: Mapping[str, npt.NDArray[Any]],
+    options: Any,
+) -> Any:
     """A session that reads arrays where they are.
 
     Parameters
     ----------
     model : onnx.ModelProto
-        Has a `placeholder` for each array; changed in place.
+        Has a `placeholder` for each array and constant; changed in place.
     device : {"cpu", "cuda"}
-    options : onnxruntime.SessionOptions
     arrays : mapping
         Name -> array of that device, by ``__dlpack__``.
+    constants : mapping
+        Name -> array of the processor.
+    options : onnxruntime.SessionOptions
 
     Raises
     ------
@@ -89,8 +88,8 @@ def open_shared(model: onnx.ModelProto, device: str, options: Any, arrays: Mappi
         path = Path(folder) / "model.onnx"
         onnx.save(model, path, save_as_external_data=True, location="others")
         (path.parent / NOWHERE).touch()
-        session = open_session(str(path), device, options, native=False)
-    session.tansor_weights = (values, dict(arrays))  # read as long as it runs
+        session = open_session(str(path), device, options, arrays=constants, native=False)
+    session.tansor_shared = (values, dict(arrays))  # read as long as it runs
     return session
 
 

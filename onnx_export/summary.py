@@ -19,6 +19,7 @@ def summarize(
     skipped: Sequence[Skipped],
     notes: Sequence[str],
     seconds: float,
+    budget: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report of one compression.
 
@@ -42,6 +43,7 @@ def summarize(
             for s in skipped
         ],
         "notes": list(notes),
+        "budget": budget,
     }
 
 

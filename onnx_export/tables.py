@@ -1,5 +1,6 @@
 """Results as tables on standard output."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -22,11 +23,9 @@ def compress_table(report: dict[str, Any]) -> None:
     if len(report["tensors"]) > MAX_ROWS:
         console.print(f"... and {len(report['tensors']) - MAX_ROWS} more: --json or --report lists all")
     weights = report["weights"]
-    copied = [s for s in report["skipped"] if s["elements"] >= 1024]
-    console.print(
-        f"{len(report['skipped'])} tensors copied ({weights['copied_bytes']:,} bytes)"
-        + ("" if not copied else ": " + "; ".join(sorted({s["reason"] for s in report["skipped"]})))
-    )
+    console.print(f"{len(report['skipped'])} tensors copied ({weights['copied_bytes']:,} bytes)")
+    for reason, count, size in reasons_to_copy(report["skipped"]):
+        console.print(f"  {count} of them, {size:,} bytes: {reason}")
     for note in report["notes"]:
         console.print(f"note: {note}")
     console.print(
@@ -35,6 +34,20 @@ def compress_table(report: dict[str, Any]) -> None:
         f"{weights['count']:,} weights, {weights['ratio_vs_fp16']:.2f}x smaller than fp16, "
         f"{weights['ratio_vs_int8']:.2f}x than INT8"
     )
+
+
+def reasons_to_copy(skipped: Iterable[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """(reason, tensors, bytes) of what was copied, the most bytes first.
+
+    Examples
+    --------
+    >>> reasons_to_copy([{"reason": "a vector", "stored_bytes": 8}, {"reason": "a vector", "stored_bytes": 4}])
+    [('a vector', 2, 12)]
+    """
+    sizes: dict[str, list[int]] = {}
+    for tensor in skipped:
+        sizes.setdefault(tensor["reason"], []).append(tensor["stored_bytes"])
+    return sorted(((r, len(s), sum(s)) for r, s in sizes.items()), key=lambda line: -line[2])
 
 
 def inspect_table(result: dict[str, Any]) -> None:

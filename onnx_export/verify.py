@@ -11,6 +11,7 @@ from codec.container import read_container
 from codec.tensor import StoredTensor, load
 from onnx_export.calls import read_calls
 from onnx_export.files import kind_of, naming, read_bytes, read_model
+from onnx_export.hoist import hoist_weights
 from onnx_export.progress import Progress, silent
 from onnx_export.weights import constant_tensors, to_array
 from refimpl.errors import ExportError, InvalidArgument
@@ -99,5 +100,7 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
 def plain_tensors(path: Path) -> dict[str, Array]:
     """The plain tensors of a file, by name."""
     if kind_of(path) == ".onnx":
-        return {name: to_array(name, t) for name, t, _ in constant_tensors(read_model(path).graph)}
+        model = read_model(path)
+        hoist_weights(model)  # as compress did
+        return {name: to_array(name, t) for name, t, _ in constant_tensors(model.graph)}
     return {n: t for n, t in read_container(read_bytes(path))[0].items() if not isinstance(t, StoredTensor)}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from drafts import BINOMIAL, BYTES, HALVES, NIBBLES, RARE, SPARSE, Array, Draft, Drawn, symbols, weights
 from invalid_frames import EXAMPLE, FRAMES, faults, more_frames
+from method_cases import method_cases
 
 from codec.container import write_container
 from codec.tensor import store_integers, store_weight
@@ -36,6 +37,7 @@ def all_cases() -> Iterator[Draft]:
     yield from encoding()
     yield from decoding()
     yield from containers()
+    yield from method_cases()
 
 
 def float32(*values: float) -> Array:

@@ -153,6 +153,22 @@ def test_an_interrupted_run_goes_on_from_what_is_finished(tmp_path, monkeypatch)
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
 
 
+def test_other_recipes_and_choices_of_tensors_share_what_was_measured(tmp_path, monkeypatch):
+    graph = "(float[n, 64] x) => (float[n, 32] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"
+    from onnx_export import moments
+
+    source = save(net(graph, w=normal(64, 48), v=normal(48, 32, seed=1)), tmp_path / "model.onnx")
+    samples = rng(0).standard_normal((30, 64)).astype(np.float32)
+    choices = [{"recipe": "rate"}, {"recipe": "rate", "exclude": ("v",)}, {"recipe": "aggressive"}]
+    for i, choice in enumerate(choices):
+        compress(source, tmp_path / f"{i}.onnx", calibration=samples, **choice)
+    for i, choice in enumerate(choices):
+        compress(source, tmp_path / f"shared-{i}.onnx", calibration=samples, work=tmp_path / "work", **choice)
+        assert (tmp_path / f"shared-{i}.onnx").read_bytes() == (tmp_path / f"{i}.onnx").read_bytes()
+        monkeypatch.setattr(moments, "run_group", None)  # the moments are there
+    assert len(list((tmp_path / "work").iterdir())) == 1
+
+
 def test_another_model_shares_no_work(tmp_path):
     given = {"recipe": "rate", "calibration": rng(0).standard_normal((30, 64)).astype(np.float32)}
     graph = "(float[n, 64] x) => (float[n, 32] y) { y = MatMul(x, w) }"
