@@ -4,13 +4,14 @@
     python benchmarks/gpu.py [--json FILE] [--model COMPRESSED.onnx]... [--skip decode|decoder]... [--layers 24]
 
 *Decoding* is benchmarks/gpu_decode.py. *Whole models* are a decoder of OPT-1.3B's shape, with random weights, and any
-compressed model that is given; their plain twins are INT8, MatMulNBits of four bits, and floats. Each way is opened
-and run in a process of its own, and opened in another one, with its file in the page cache. All of them take ONNX
-Runtime's device memory alike (`onnx_export.runtime.provider_options`).
+compressed model that is given; their plain twins are floats, INT8 and MatMulNBits. Each way is opened and run in a
+process of its own, with its file dropped from the page cache, and opened in another one, with the file in it. All of
+them take ONNX Runtime's device memory alike (`onnx_export.runtime.provider_options`). Times are taken in one process,
+in which all ways take turns: how fast the processor launches kernels differs between processes.
 
 ``load``    seconds from the file to a session, when CUDA and cuBLAS have started already (a product in a small session)
 ``memory``  bytes of the device over what was in use before loading, asked for every millisecond: most while loading,
-            when loaded, most in runs of one token
+            when loaded, most in runs of one token, batches 1, 8 and 64
 ``step``    milliseconds of a run that takes one token for each sequence of the batch, without a cache of earlier ones;
             inputs and outputs stay on the device. Median.
 ``prompt``  the same for --tokens tokens
@@ -43,9 +44,9 @@ import variants
 from onnx import TensorProto, helper, numpy_helper
 
 from codec.tensor import load, load_symbols
-from onnx_export.bench import device_bytes, median_seconds
 from onnx_export.calls import read_calls
 from onnx_export.files import read_model, write_model
+from onnx_export.measure import device_memory
 from onnx_export.rewrite import replace_by_constants
 from onnx_export.runtime import onnxruntime, open_session, placement
 from onnx_export.session import load_session
@@ -135,6 +136,12 @@ def drop_from_page_cache(path: Path) -> None:
 # A process of its own
 
 
+def bytes_in_use() -> int:
+    """Of the device, by whomever; 0 without a driver."""
+    memory = device_memory()
+    return 0 if memory is None else memory[0]
+
+
 class Peak(threading.Thread):
     """The most device memory in use, asked for every millisecond until it is stopped."""
 
@@ -146,14 +153,14 @@ class Peak(threading.Thread):
     def run(self) -> None:
         """Ask."""
         while self.running:
-            self.most = max(self.most, device_bytes() or 0)
+            self.most = max(self.most, bytes_in_use())
             time.sleep(1e-3)
 
     def stop(self) -> int:
         """The most of all answers."""
         self.running = False
         self.join()
-        return max(self.most, device_bytes() or 0)
+        return max(self.most, bytes_in_use())
 
 
 def start_cuda() -> Any:
@@ -194,18 +201,18 @@ def task_for(session: Any, feeds: dict[str, Any]) -> tuple[Callable[[], None], C
     return run, lambda: binding.copy_outputs_to_cpu()
 
 
-def work(path: str, mode: str, tokens: int, outputs: str, repeats: int) -> Row:
-    """Open a model and run it; only open it if nothing is to be repeated."""
+def work(path: str, mode: str, tokens: int, outputs: str, only_load: bool) -> Row:
+    """Open a model, and run it unless only loading is asked for."""
     begin = time.perf_counter()
     small = start_cuda()
-    started, before = time.perf_counter() - begin, device_bytes() or 0
+    started, before = time.perf_counter() - begin, bytes_in_use()
     peak = Peak()
     begin = time.perf_counter()
     session = load_session(path, mode, "cuda")
     row: Row = {"start_seconds": started, "load_seconds": time.perf_counter() - begin}
     row["load_bytes"] = peak.stop() - before
-    row["loaded_bytes"] = (device_bytes() or 0) - before
-    if not repeats:
+    row["loaded_bytes"] = bytes_in_use() - before
+    if only_load:
         return row
     placed = placement(session)
     row["placement"] = {device: dict(kinds) for device, kinds in placed.items()} if placed else None
@@ -215,13 +222,31 @@ def work(path: str, mode: str, tokens: int, outputs: str, repeats: int) -> Row:
         run()
         run()
     row["run_bytes"] = peak.stop() - before
-    row["step"] = {batch: median_seconds(run, repeats) for batch, (run, _) in step.items()}
-    prompt = {batch: task_for(session, feeds_for(session, batch, tokens)) for batch in BATCHES}
-    row["prompt"] = {batch: median_seconds(run, max(3, repeats // 4)) for batch, (run, _) in prompt.items()}
-    last = [prompt[8][1](), step[8][1]()]
-    np.savez(outputs, *[array for arrays in last for array in arrays[:1]])
+    run, prompt_outputs = task_for(session, feeds_for(session, 8, tokens))
+    run()
+    np.savez(outputs, prompt_outputs()[0], step[8][1]()[0])
     del small
     return row
+
+
+def take_turns(ways: list[tuple[str, str]], tokens: int, repeats: int) -> list[Row]:
+    """Median seconds of runs of several (path, mode), one after the other, again and again."""
+    sessions = [load_session(path, mode, "cuda") for path, mode in ways]
+    rows: list[Row] = [{"step": {}, "prompt": {}} for _ in ways]
+    for kind, length, times in (("step", 1, repeats), ("prompt", tokens, max(5, repeats // 4))):
+        for batch in BATCHES:
+            runs = [task_for(session, feeds_for(session, batch, length))[0] for session in sessions]
+            taken = np.array([[seconds(run) for run in runs] for _ in range(times + 2)])[2:]
+            for row, median in zip(rows, np.median(taken, 0), strict=True):
+                row[kind][batch] = float(median)
+    return rows
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """Of one call."""
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
 
 
 # All processes
@@ -235,7 +260,8 @@ def compile_kernels(folder: Path) -> float:
     for fraction in (1.0, 0.5):
         stored = {name: variants.store(weight, LAYER_STEP, fraction) for name, weight in weights.items()}
         write_model(variants.tansor(skeleton, stored), folder / f"{fraction}.onnx")
-        process(folder / f"{fraction}.onnx", "streaming", 8, folder / "outputs.npz", 0)
+        path = str(folder / f"{fraction}.onnx")
+        process("work", {"path": path, "mode": "streaming", "tokens": 8, "outputs": "", "only_load": True})
     return time.perf_counter() - begin
 
 
@@ -255,8 +281,9 @@ def measure(folder: Path, about: Row, options: argparse.Namespace) -> Row:
         cached = max(in_page_cache(file) for file in files)
         row = {"name": name, "bytes": file_bytes_of(path), "cached": cached}
         try:
-            row |= process(path, mode, options.tokens, outputs, options.repeats)
-            again = process(path, mode, options.tokens, outputs, 0)
+            task = {"path": str(path), "mode": mode, "tokens": options.tokens, "outputs": str(outputs)}
+            row |= process("work", task | {"only_load": False})
+            again = process("work", task | {"only_load": True})
             with np.load(outputs) as arrays:
                 got = [array.astype(np.float32) for array in arrays.values()]
             wanted = got if wanted is None else wanted
@@ -265,6 +292,10 @@ def measure(folder: Path, about: Row, options: argparse.Namespace) -> Row:
             row["failed"] = (error.stderr or "").strip().splitlines()[-1:]
         rows.append(row)
         print(f"{about['model']}: {name}: {json.dumps(row)}", file=sys.stderr, flush=True)
+    good = [(row, str(path), mode) for row, (_, path, mode) in zip(rows, ways, strict=True) if "failed" not in row]
+    turns = {"ways": [way[1:] for way in good], "tokens": options.tokens, "repeats": options.repeats}
+    for (row, _, _), times in zip(good, process("take_turns", turns), strict=True):
+        row |= times
     return about | {"rows": rows}
 
 
@@ -273,12 +304,11 @@ def file_bytes_of(path: Path) -> int:
     return path.stat().st_size + sum(p.stat().st_size for p in path.parent.glob(f"{path.name}.data"))
 
 
-def process(path: Path, mode: str, tokens: int, outputs: Path, repeats: int) -> Row:
-    """`work` in a process of its own."""
-    task = json.dumps({"path": str(path), "mode": mode, "tokens": tokens, "outputs": str(outputs), "repeats": repeats})
-    command = [sys.executable, __file__, "--work", task]
+def process(name: str, arguments: Row) -> Any:
+    """`work` or `take_turns` in a process of its own."""
+    command = [sys.executable, __file__, "--work", json.dumps([name, arguments])]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return json.loads(out.splitlines()[-1])  # type: ignore[no-any-return]
+    return json.loads(out.splitlines()[-1])
 
 
 def difference(got: list[Any], wanted: list[Any]) -> Row:
@@ -368,7 +398,8 @@ def main() -> None:
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        print(json.dumps(work(**json.loads(options.work))))
+        name, arguments = json.loads(options.work)
+        print(json.dumps({"work": work, "take_turns": take_turns}[name](**arguments)))
         return
     result: Row = {"environment": environment(), "models": []}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:

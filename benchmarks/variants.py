@@ -227,7 +227,8 @@ def by_channel(name: str, weight: Array, axis: int) -> dict[str, Array]:
     """Codes of eight bits, and a scale for each index along an axis."""
     wide = weight.astype(np.float32)
     scale = (np.abs(wide).max(1 - axis, keepdims=True) / 127).astype(weight.dtype)
-    codes = np.rint(wide / scale.astype(np.float32)).clip(-127, 127).astype(np.int8)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        codes = np.nan_to_num(np.rint(wide / scale.astype(np.float32))).clip(-127, 127).astype(np.int8)
     return {f"{name}.codes": codes, f"{name}.scale": scale.reshape(-1)}
 
 

@@ -102,10 +102,11 @@ def open_streaming(path: Path, device: str, options: Any, native: bool | None) -
 
 
 def prepare_streaming(model: onnx.ModelProto, device: str, options: Any, native: bool | None) -> bool:
-    """Fit a model, in place, and options to weights that are decoded at each use; whether the model changed."""
+    """Fit a model, in place, and options to weights that are decoded at each use; whether it is better than its file."""
     options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
     if device == "cuda":
-        return call_for_each_reader(model)
+        call_for_each_reader(model)
+        return True  # its large tensors go from the file to the device
     return use_native(native) and turn_products(model) > 0
 
 

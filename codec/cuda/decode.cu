@@ -169,6 +169,14 @@ static __device__ bool any_lane(u32 bits) {
 #endif
 }
 
+// The least number of a warp's lanes, all of which ask.
+static __device__ u32 least_of_lanes(u32 value) {
+#ifdef __CUDA_ARCH__
+    for (u32 i = 16; i; i /= 2) value = min(value, __shfl_xor_sync(0xFFFFFFFF, value, i));
+#endif
+    return value;
+}
+
 // The lowest `width` modulo 32 bits.
 static __device__ u32 low_bits(u32 value, u32 width) {
 #ifdef __CUDA_ARCH__
@@ -488,7 +496,9 @@ template <u32 size> struct Output {
 
 // A sink whose groups are equally far from each other, so that it need not seek in between.
 struct InOrder {
-    __device__ u32 turn() const { return ~0u; }
+    static const bool in_order = true;
+    __device__ u32 turn() const { return ~0u; }  // groups until it must seek
+    __device__ void count_down(u32) {}
     __device__ void seek_turn() {}
 };
 
@@ -701,6 +711,7 @@ struct Cut {
 template <class Sink, bool coded> struct Placed {
     Sink sink;
     const Cut cut;
+    static const bool in_order = false;
     u32 place, place_step;  // in the run that the group lies in, of whole blocks; 0 and 0 behind them
     u32 until_turn;         // groups until the first one behind the whole blocks
     u64 turning, step;      // its index in the stream, and how far groups are from each other there
@@ -720,6 +731,9 @@ template <class Sink, bool coded> struct Placed {
         sink.set_skip(coded ? cut.raw_run : cut.coded_run);
     }
     __device__ u32 turn() const { return until_turn; }
+    __device__ void count_down(u32 groups) {
+        if (until_turn != ~0u) until_turn -= groups;
+    }
     __device__ void seek_turn() { seek(turning, step); }
     __device__ void advance() {
         sink.advance();
@@ -898,16 +912,19 @@ static __device__ void decode_groups(Lane<Source> &lane, Sink &sink) {
 // All units of a lane; of the symbols in its last group, `left` or fewer are the tensor's.
 template <bool packed, class Source, class Sink>
 static __device__ bool decode_lane(Lane<Source> lane, u32 groups, u64 left, Sink &sink) {
+    // The lanes of a warp go on together: to where the first of them turns.
 #pragma unroll 1
     for (u32 rest = groups - 1;;) {
-        const bool turns = sink.turn() <= rest;
-        u32 now = turns ? sink.turn() : rest;
+        const u32 turn = Sink::in_order ? ~0u : least_of_lanes(sink.turn());
+        u32 now = min(turn, rest);
+        const bool turns = turn <= rest;
         rest -= now;
+        sink.count_down(now);
         for (; now >= Source::batch; now -= Source::batch) decode_groups<packed, Source::batch>(lane, sink);
 #pragma unroll 1
         for (; now; --now) decode_groups<packed, 1>(lane, sink);
         if (!turns) break;
-        sink.seek_turn();
+        if (sink.turn() == 0) sink.seek_turn();
     }
     u32 leaders, units = lane.four_units(true, leaders);
     lane.resolve_all(units, leaders);

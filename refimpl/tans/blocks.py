@@ -143,7 +143,9 @@ def encode_block(
     units = packed if use_packed else symbols
     chunks = choose_chunks(fraction, len(units))
     kept, coded = (units[:0], units) if chunks is None else split_chunks(units, chunks)
-    stream = encode_stream(coded, profile=profile, table_log=table_log, lane_count=lane_count, kernels=kernels)
+    stream = encode_stream(
+        coded, profile=profile, table_log=table_log, lane_count=lane_count, tensor_count=len(units), kernels=kernels
+    )
     block = Block("coded" if chunks is None else "partial", count, kept, stream, chunks, use_packed)
     return block if block.stored_bits < raw.stored_bits else raw
 

@@ -131,6 +131,7 @@ def encode_stream(
     profile: str = "gpu",
     table_log: int | None = None,
     lane_count: int | None = None,
+    tensor_count: int | None = None,
     kernels: Kernels = NUMPY,
 ) -> Stream:
     """Code symbols into a stream.
@@ -144,6 +145,8 @@ def encode_stream(
         `refimpl.tans.classes.plan_classes`.
     table_log, lane_count : int, optional
         Set instead of chosen.
+    tensor_count : int, optional
+        Symbols of the tensor, if these are not all of them.
     kernels : Kernels
         NumPy or a bit-exact twin.
 
@@ -166,7 +169,7 @@ def encode_stream(
     if lane_count is None:
         estimate = coded_cost(histogram, normalize_counts(histogram, counts_module.MAX_TABLE_LOG))
         bits = estimate >> counts_module.LOG2_FRACTION_BITS
-        lane_count = choose_lane_count(len(symbols), bits, profile)
+        lane_count = choose_lane_count(len(symbols), bits, profile, tensor_count)
     if not 1 <= lane_count <= len(symbols):
         raise InvalidArgument(f"lane_count is {lane_count}, allowed are 1 to {len(symbols)}")
     model = choose_model(histogram, lane_count, table_log, LITERAL_PRICE[profile])

@@ -12,9 +12,9 @@ import pytest
 from onnx_export_models import NETS, feeds_for, outputs_of, save, session
 from strategies import rng
 
-from onnx_export.bench import device_bytes
 from onnx_export.calls import checksum
 from onnx_export.compress import compress
+from onnx_export.measure import device_memory
 from onnx_export.native import library_path
 from onnx_export.native.loader import DeviceMemory
 from onnx_export.rewrite import remove
@@ -104,14 +104,14 @@ def test_memory(compressed, mode):
     feeds = {"i": np.arange(3)}
     load_session(path, mode, "cuda").run(None, feeds)  # starts CUDA and cuBLAS
     gc.collect()
-    before = device_bytes()
+    before = device_memory()[0]
     opened = load_session(path, mode, "cuda")
     for _ in range(3):
         opened.run(None, feeds)
     slack, layers = 120 << 20, 2 * 4 * 1024**2  # cuBLAS has memory of its own in each session
     table = 4 * 60_000 * 1024
     most = size if mode == "resident" else path.stat().st_size + table + layers
-    assert device_bytes() - before < most + slack
+    assert device_memory()[0] - before < most + slack
 
 
 @pytest.mark.parametrize("mode", [pytest.param(mode, marks=gpu) for mode in ("resident", "streaming")])
