@@ -25,6 +25,7 @@ from onnx_export.evaluate import score
 from onnx_export.files import first_line, naming, read_model, write_model
 from onnx_export.functions import DOMAIN, MIN_OPSET, functions
 from onnx_export.parallel import in_parallel
+from onnx_export.placement import Placement, place_scales, with_new_arrays
 from onnx_export.probe import (
     OUTPUT_SQNR_DB,
     STEP_DB,
@@ -52,6 +53,7 @@ from onnx_export.tensors import (
     Tensor,
     compress_integers,
     compress_weight,
+    is_excluded,
     reason_to_copy,
     skip,
     uncalibrated,
@@ -95,7 +97,7 @@ def compress_onnx(
             notes.append(NOT_CALIBRATED)
         results = compress_constants(unique, {}, options, tell)
     else:
-        results = calibrated(model, unique, ties, calibration, options, notes, tell)
+        results = calibrated(model, unique, ties, calibration, skipped, options, notes, tell)
     calls = {name: call for name, (_, call, _) in results.items() if call is not None}
     lines = [line for _, call, line in results.values() if call is not None]
     if calls and sum(line.original_bytes - line.stored_bytes for line in lines) <= (size := functions_bytes(calls)):
@@ -125,11 +127,13 @@ def compress_constants(
     statistics: Mapping[tuple[str, int], ActivationStatistics],
     options: Options,
     tell: Progress,
+    placement: Placement | None = None,
 ) -> Results:
     """Compress tensors of a graph, several at a time."""
 
     def one(constant: Constant) -> tuple[str, tuple[StoredTensor, Call | None, Tensor]]:
-        stored, line = compress_constant(constant, combine(constant.readers, statistics), options)
+        known = combine(constant.readers, statistics)
+        stored, line = compress_constant(constant, known, options, placement or Placement())
         if stored.scale is None and stored.frame.block.mode in ("raw", "constant"):
             return constant.name, (stored, None, line)
         call = write_call(constant.name, stored)
@@ -151,6 +155,7 @@ def calibrated(
     constants: Sequence[Constant],
     ties: Mapping[str, Tie],
     calibration: Samples,
+    skipped: list[Skipped],
     options: Options,
     notes: list[str],
     tell: Progress,
@@ -170,12 +175,19 @@ def calibrated(
         prunable = [c for c in floats if can_be_pruned(model, c)]
         with work_folder(options, floats, checked) as folder:
             layers = prune_layers(model, prunable, checked, options, folder, tell)
-    rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell)
+    feeds = probe_batches(session, checked)
+    before = model_outputs(model, feeds) if floats else []
+    placement = Placement()
+    if options.recipe.weights is not None and options.recipe.prune is None:
+        tied = {tie.source for tie in ties.values()} | ties.keys()
+        frozen = {c.name for c in find_constants(model) if is_excluded(c.name, options)}
+        placement = place_scales(model, floats, tied, frozen, statistics, options.recipe.weights.layer)
+        skipped += placement.added
+        constants = with_new_arrays(model, constants)
+    rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell, placement)
     results = {c.name: (layers | rest)[c.name] for c in constants}
     if options.recipe.weights is None or not floats:
         return results
-    feeds = probe_batches(session, checked)
-    before = model_outputs(model, feeds)
 
     def measure(results: Results) -> float | None:
         stored = {name: tensor for name, (tensor, call, _) in results.items() if call is not None}
@@ -196,7 +208,7 @@ def calibrated(
             break
         raised = raised + min(OUTPUT_SQNR_DB - sqnr, STEP_DB)
         finer = replace(options, recipe=raise_targets(options.recipe, raised))
-        results = compress_constants(constants, statistics, finer, tell)
+        results = compress_constants(constants, statistics, finer, tell, placement)
         sqnr = measure(results) or 0.0
         if sqnr - WORTHWHILE * raised > best_sqnr - WORTHWHILE * best_raise:
             best, best_sqnr, best_raise = results, sqnr, raised
@@ -312,9 +324,9 @@ def reason_to_skip(constant: Constant, options: Options) -> str | None:
 
 
 def compress_constant(
-    constant: Constant, statistics: ActivationStatistics | None, options: Options
+    constant: Constant, statistics: ActivationStatistics | None, options: Options, placement: Placement
 ) -> tuple[StoredTensor, Tensor]:
-    """Compress one tensor of a graph."""
+    """Compress one tensor of a graph; one whose scale was placed elsewhere is scaled already, and so is its input."""
     if not constant.is_float:
         return compress_integers(constant.name, constant.array, options)
     name, array = constant.name, constant.array
@@ -326,9 +338,13 @@ def compress_constant(
             statistics = for_rows(statistics, array.shape, input_axis, row_axis)
         return compress_weight(name, array, settings.kernel, statistics, input_axis, row_axis, options)
     is_table = any(r.op_type == "Gather" for r in constant.readers)
-    return compress_weight(
-        name, array, settings.table if is_table else settings.layer, statistics, input_axis, None, options
-    )
+    layer, row_scale = settings.table if is_table else settings.layer, placement.row_scales.get(name)
+    placed = placement.placed.get(name)
+    if placed is None or statistics is None:
+        return compress_weight(name, array, layer, statistics, input_axis, None, options, row_scale)
+    layer, known = replace(layer, exponents=(0.0,)), statistics.divided_by(placed.channel_scale)
+    stored, line = compress_weight(name, array, layer, known, input_axis, None, options, row_scale)
+    return stored, replace(line, exponent=placed.exponent, absorbed=placed.where)
 
 
 def for_rows(

@@ -65,8 +65,8 @@ UNCALIBRATED_RAISE_DB = 6.0  # one bit more where nothing is known of the activa
 MOST_BITS = 16
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DOUBLE = WeightSettings(
-    layer=LayerSettings(exponents=EXPONENTS, target_sqnr_db=22.0, sparsity=0.1),
-    table=LayerSettings(exponents=EXPONENTS, target_sqnr_db=32.0),
+    layer=LayerSettings(exponents=EXPONENTS, target_sqnr_db=22.0, sparsity=0.1, outliers=("columns", "rows")),
+    table=LayerSettings(exponents=EXPONENTS, target_sqnr_db=32.0, outliers=("columns", "rows")),
     kernel=LayerSettings(granularity="channel", target_sqnr_db=36.0),
 )
 RECIPES = {
