@@ -89,6 +89,7 @@ def compress_onnx(
     notes = [f"--exclude {p} matches no tensor" for p in options.exclude if not fnmatch.filter(reasons, p)]
     if calibration is None and floats and (options.recipe.rate is not None or options.recipe.prune is not None):
         raise InvalidArgument(f"the recipe {options.recipe.name} measures the layers' inputs: it needs --calibration")
+    placement = Placement()
     if options.recipe.rate is not None and calibration is not None and floats:
         results = rated(model, unique, ties, calibration, skipped, tokens, options, notes, tell)
     elif calibration is None:
@@ -97,7 +98,7 @@ def compress_onnx(
             notes.append(NOT_CALIBRATED)
         results = compress_constants(unique, {}, options, tell)
     else:
-        results = calibrated(model, unique, ties, calibration, skipped, options, notes, tell)
+        results, placement = calibrated(model, unique, ties, calibration, skipped, options, notes, tell)
     calls = {name: call for name, (_, call, _) in results.items() if call is not None}
     lines = [line for _, call, line in results.values() if call is not None]
     if calls and sum(line.original_bytes - line.stored_bytes for line in lines) <= (size := functions_bytes(calls)):
@@ -109,7 +110,10 @@ def compress_onnx(
     skipped += [skip(c.name, c.array, WOULD_NOT_SHRINK) for c in constants if c.name not in done]
     notes += [f"{name} is stored once, as {tie.source}" for name, tie in kept.items()]
     replace_by_calls(model, constants, calls, kept)
-    set_metadata(model, json.dumps({"recipe": options.recipe.name, "tool": f"tansor {version('tansor')}"}))
+    facts: dict[str, Any] = {"recipe": options.recipe.name, "tool": f"tansor {version('tansor')}"}
+    if scaled := {name: axes for name, axes in placement.scaled.items() if name in calls}:
+        facts["scaled"] = scaled
+    set_metadata(model, json.dumps(facts))
     check_model(model)
     tell("write", 0, 1)
     write_model(model, output, force=force)
@@ -159,8 +163,11 @@ def calibrated(
     options: Options,
     notes: list[str],
     tell: Progress,
-) -> Results:
-    """Compress with calibration data, and again with finer targets where the model's outputs ask for it."""
+) -> tuple[Results, Placement]:
+    """Compress with calibration data, and again with finer targets where the model's outputs ask for it.
+
+    Channel scales are placed first, for the recipe's own targets: the model changes, its outputs do not.
+    """
     session, checked = open_with_samples(model, calibration)
     floats = [c for c in constants if c.is_float]
     watched = {
@@ -187,7 +194,7 @@ def calibrated(
     rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell, placement)
     results = {c.name: (layers | rest)[c.name] for c in constants}
     if options.recipe.weights is None or not floats:
-        return results
+        return results, placement
 
     def measure(results: Results) -> float | None:
         stored = {name: tensor for name, (tensor, call, _) in results.items() if call is not None}
@@ -196,10 +203,10 @@ def calibrated(
 
     first = measure(results)
     if first is None:
-        return results
+        return results, placement
     if layers:
         notes.append(f"the outputs keep {first:.1f} dB on calibration samples")
-        return results
+        return results, placement
     # The best of all tries, a raise counted with what it costs.
     best, best_sqnr, best_raise = results, first, 0.0
     sqnr, raised = first, 0.0
@@ -217,7 +224,7 @@ def calibrated(
         notes.append(f"the outputs keep {best_sqnr:.1f} dB on calibration samples{how}")
     if best_sqnr < OUTPUT_SQNR_DB - TOLERANCE_DB:
         notes.append(f"WARNING: that is below {OUTPUT_SQNR_DB:.0f} dB; check the result, --exclude sensitive tensors")
-    return best
+    return best, placement
 
 
 def rated(

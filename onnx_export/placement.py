@@ -62,6 +62,7 @@ class Placement:
     placed: Mapping[str, Placed] = field(default_factory=dict)  # by weight
     row_scales: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # weight -> (out,) what divides it
     added: tuple[Skipped, ...] = ()  # vectors that the graph has more than before
+    scaled: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # weight -> axes along which it has factors
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def place_scales(
     changed: dict[str, Array] = {}
     placed: dict[str, Placed] = {}
     row_scales: dict[str, npt.NDArray[np.float32]] = {}
+    scaled: dict[str, tuple[int, ...]] = {}
     added: list[Skipped] = []
     for site in find_sites(model, constants, tied, graph):
         found, sink = choose_place(site, graph, known, placed.keys())
@@ -120,10 +122,14 @@ def place_scales(
         if found.where == "activations":
             added.append(divide_in_front(model, site, found))
         placed |= {c.name: found for c in site.weights}
+        scaled |= {c.name: (*scaled.get(c.name, ()), axis_of(c)) for c in site.weights}
         if sink is not None and sink.weight is not None:
-            row_scales[sink.weight] = found.channel_scale[sink.edits[sink.weight].reshape(-1)]
+            index = sink.edits[sink.weight]
+            row_scales[sink.weight] = found.channel_scale[index.reshape(-1)]
+            axis = edits[sink.weight].ndim - index.ndim + int(np.argmax(index.shape))
+            scaled[sink.weight] = (*scaled.get(sink.weight, ()), axis)
     set_constants(model, changed)
-    return Placement(placed, row_scales, tuple(added))
+    return Placement(placed, row_scales, tuple(added), scaled)
 
 
 def find_sites(
