@@ -32,6 +32,7 @@ def compress(
     sparsity: float | None = None,
     target_bits: float | None = None,
     max_loss: float | None = None,
+    activations: str | None = None,
     tokens: str | os.PathLike[str] | npt.NDArray[np.integer] | None = None,
     exclude: Sequence[str] = (),
     profile: str = "gpu",
@@ -57,6 +58,8 @@ def compress(
         Bits per weight of the whole model that the recipe rate is to meet, every stored byte counted.
     max_loss : float, optional
         Loss of perplexity in percent that the recipe rate may spend, measured on ``tokens``.
+    activations : {"int8"}, optional
+        Quantize what matrix products and convolutions read, too, with the recipe double; needs calibration.
     tokens : path or integer array, optional
         Windows of tokens for ``max_loss``, shape (windows, length); not those that calibrate.
     exclude : sequence of str
@@ -89,7 +92,7 @@ def compress(
     """
     started = time.perf_counter()
     source, output = Path(source), Path(output)
-    chosen = recipe_by_name(recipe, sparsity, target_bits, max_loss)
+    chosen = recipe_by_name(recipe, sparsity, target_bits, max_loss, activations)
     options = check_options(source, output, chosen, exclude, profile, fraction, jobs)
     if (work is not None or scheduler is not None) and not (chosen.rate or chosen.prune):
         raise InvalidArgument(f"the recipe {recipe} takes seconds: --work and --scheduler are for rate and aggressive")
@@ -100,6 +103,8 @@ def compress(
         raise InvalidArgument("--max-loss is measured on --tokens: give both or neither")
     if calibration is not None and options.recipe.keeps_floats:
         raise InvalidArgument(f"the recipe {recipe} changes no value: calibration data do not apply")
+    if chosen.quantizes_activations and calibration is None:
+        raise InvalidArgument("--activations int8 takes the activations' ranges from samples: it needs --calibration")
     check_output(output, force=force)
     check_distinct(source, output)
     tell = progress or silent

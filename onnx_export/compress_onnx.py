@@ -18,6 +18,7 @@ import onnx
 import onnx.version_converter
 
 from codec.tensor import StoredTensor
+from onnx_export.activations import quantize_activations
 from onnx_export.aggressive import can_be_pruned, prune_layers
 from onnx_export.calibration import Batch, Samples, check_samples, collect_statistics, combine, read_samples
 from onnx_export.calls import Call, write_call
@@ -191,6 +192,10 @@ def calibrated(
         placement = place_scales(model, floats, tied, frozen, statistics, options.recipe.weights.layer)
         skipped += placement.added
         constants = with_new_arrays(model, constants)
+    if options.recipe.quantizes_activations:
+        layers_only = [c for c in floats if not is_table(c)]  # a head that is tied to its table cannot be scaled
+        count = quantize_activations(model, layers_only, checked, lambda done, count: tell("ranges", done, count))
+        notes.append(f"{count} values that layers read are quantized to 8 bits")
     rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell, placement)
     results = {c.name: (layers | rest)[c.name] for c in constants}
     if options.recipe.weights is None or not floats:
@@ -344,14 +349,20 @@ def compress_constant(
         if statistics is not None:
             statistics = for_rows(statistics, array.shape, input_axis, row_axis)
         return compress_weight(name, array, settings.kernel, statistics, input_axis, row_axis, options)
-    is_table = any(r.op_type == "Gather" for r in constant.readers)
-    layer, row_scale = settings.table if is_table else settings.layer, placement.row_scales.get(name)
+    layer, row_scale = settings.table if is_table(constant) else settings.layer, placement.row_scales.get(name)
     placed = placement.placed.get(name)
+    if layer.activation_bits is not None and placed is None:  # what it reads could not be divided
+        layer = replace(layer, exponents=(0.0,))
     if placed is None or statistics is None:
         return compress_weight(name, array, layer, statistics, input_axis, None, options, row_scale)
     layer, known = replace(layer, exponents=(0.0,)), statistics.divided_by(placed.channel_scale)
     stored, line = compress_weight(name, array, layer, known, input_axis, None, options, row_scale)
     return stored, replace(line, exponent=placed.exponent, absorbed=placed.where)
+
+
+def is_table(constant: Constant) -> bool:
+    """Whether rows of a weight are looked up."""
+    return any(r.op_type == "Gather" for r in constant.readers)
 
 
 def for_rows(

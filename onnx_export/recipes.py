@@ -56,6 +56,11 @@ class Recipe:
     prune: PruneSettings | None = None
 
     @property
+    def quantizes_activations(self) -> bool:
+        """Whether the layers' inputs are quantized too."""
+        return self.weights is not None and self.weights.layer.activation_bits is not None
+
+    @property
     def keeps_floats(self) -> bool:
         """Whether it changes no float."""
         return self.weights is None and self.rate is None
@@ -69,6 +74,7 @@ DOUBLE = WeightSettings(
     table=LayerSettings(exponents=EXPONENTS, target_sqnr_db=32.0, outliers=("columns", "rows")),
     kernel=LayerSettings(granularity="channel", target_sqnr_db=36.0),
 )
+ACTIVATIONS = {"int8": 8}  # name -> bits
 RECIPES = {
     "aggressive": Recipe("aggressive", DOUBLE, prune=PruneSettings()),
     "double": Recipe("double", DOUBLE),
@@ -82,6 +88,7 @@ def recipe(
     sparsity: float | None = None,
     target_bits: float | None = None,
     max_loss_percent: float | None = None,
+    activations: str | None = None,
 ) -> Recipe:
     """A recipe by name; a sparsity replaces that of its layers and kernels, tables are never pruned.
 
@@ -100,6 +107,8 @@ def recipe(
     chosen = RECIPES[name]
     if target_bits is not None or max_loss_percent is not None:
         chosen = replace(chosen, rate=rate_settings(chosen, target_bits, max_loss_percent))
+    if activations is not None:
+        chosen = with_activations(chosen, activations)
     if sparsity is None:
         return chosen
     if chosen.weights is None:
@@ -114,6 +123,19 @@ def recipe(
         kernel=replace(chosen.weights.kernel, sparsity=sparsity),
     )
     return replace(chosen, weights=weights)
+
+
+def with_activations(chosen: Recipe, activations: str) -> Recipe:
+    """A recipe that quantizes activations too.
+
+    Integer products take scales of output channels out of their sums, not scales of input channels.
+    """
+    if activations not in ACTIVATIONS:
+        raise InvalidArgument(f"activations is {activations!r}, allowed are {', '.join(ACTIVATIONS)}")
+    if chosen.weights is None or chosen.prune is not None:
+        raise InvalidArgument(f"the recipe {chosen.name} leaves activations alone: --activations is for double")
+    layer = replace(chosen.weights.layer, activation_bits=ACTIVATIONS[activations], outliers=("rows",))
+    return replace(chosen, weights=replace(chosen.weights, layer=layer))
 
 
 def rate_settings(chosen: Recipe, target_bits: float | None, max_loss_percent: float | None) -> RateSettings:

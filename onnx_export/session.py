@@ -1,6 +1,7 @@
 """load_session and run: a compressed model in ONNX Runtime, in one of two modes.
 
-``resident``   weights are decoded once while loading: full speed, full memory
+``resident``   weights are decoded once while loading: full speed, full memory; where activations are quantized too, as
+               integers that ONNX Runtime multiplies as such
 ``streaming``  weights stay compressed in memory and are decoded at each use, by the native op library if it was built
 """
 
@@ -18,6 +19,7 @@ from codec.tensor import load
 from onnx_export.calls import read_calls
 from onnx_export.files import naming, read_model
 from onnx_export.functions import DOMAIN
+from onnx_export.integers import integer_biases, integer_weight, read_layers
 from onnx_export.rewrite import replace_by_constants
 from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session
 from onnx_export.runtime import run as run_session
@@ -72,9 +74,14 @@ def open_resident(model: onnx.ModelProto, device: str) -> Any:
     """Decode once, and give ONNX Runtime the arrays themselves: the model says that they are in another file."""
     ort = onnxruntime()
     tensors, names, values = [], [], []
+    layers, integers = read_layers(model), {}
     for name, stored, _ in list(read_calls(model)):
         with naming(name):
-            array = load(stored)
+            weight = integer_weight(name, stored, layers) if layers.quantized else None
+            array = load(stored) if weight is None else weight.codes
+        if weight is not None:
+            integers[name] = weight
+            name += ".codes"
         if array.dtype in ELEMENT_TYPES.values():
             tensors.append(placeholder(name, array))
             names.append(name)
@@ -82,6 +89,11 @@ def open_resident(model: onnx.ModelProto, device: str) -> Any:
         else:  # no type of NumPy's own
             tensors.append(numpy_helper.from_array(array, name))
     replace_by_constants(model, tensors)
+    for name, weight in integers.items():
+        model.graph.initializer.extend(weight.parameters(name))
+        model.graph.node.insert(0, weight.node(name))
+    if integers:
+        integer_biases(model, integers)
     options = ort.SessionOptions()
     options.add_external_initializers(names, values)
     session = open_session(model, device, options, native=False)
