@@ -33,6 +33,7 @@ def compress(
     target_bits: float | None = None,
     max_loss: float | None = None,
     activations: str | None = None,
+    budget: str | None = None,
     tokens: str | os.PathLike[str] | npt.NDArray[np.integer] | None = None,
     exclude: Sequence[str] = (),
     profile: str = "gpu",
@@ -53,13 +54,15 @@ def compress(
     calibration : path, array or mapping, optional
         Samples of the model's inputs: ``.npy``, ``.npz`` or arrays; the first axis counts samples.
     sparsity : float, optional
-        Share of each layer to prune instead of the recipe's.
+        Share of matrix products' weights to prune instead of the recipe's; tables and convolutions are not pruned.
     target_bits : float, optional
         Bits per weight of the whole model that the recipe rate is to meet, every stored byte counted.
     max_loss : float, optional
         Loss of perplexity in percent that the recipe rate may spend, measured on ``tokens``.
     activations : {"int8"}, optional
         Quantize what matrix products and convolutions read, too, with the recipe double; needs calibration.
+    budget : {"layer", "global"}, optional
+        Whether each layer is pruned by the sparsity of the recipe double, or all by one threshold of normalized scores.
     tokens : path or integer array, optional
         Windows of tokens for ``max_loss``, shape (windows, length); not those that calibrate.
     exclude : sequence of str
@@ -92,7 +95,7 @@ def compress(
     """
     started = time.perf_counter()
     source, output = Path(source), Path(output)
-    chosen = recipe_by_name(recipe, sparsity, target_bits, max_loss, activations)
+    chosen = recipe_by_name(recipe, sparsity, target_bits, max_loss, activations, budget)
     options = check_options(source, output, chosen, exclude, profile, fraction, jobs)
     if (work is not None or scheduler is not None) and not (chosen.rate or chosen.prune):
         raise InvalidArgument(f"the recipe {recipe} takes seconds: --work and --scheduler are for rate and aggressive")
@@ -114,6 +117,8 @@ def compress(
     else:
         if options.recipe.rate is not None or options.recipe.prune is not None:
             raise InvalidArgument(f"the recipe {recipe} needs a graph to run: a .safetensors file has none")
+        if options.recipe.budget == "global":
+            raise InvalidArgument("a .safetensors file is compressed tensor by tensor: --budget global needs .onnx")
         if calibration is not None:
             raise InvalidArgument("calibration data need a graph to run: a .safetensors file has none")
         lines = compress_safetensors(source, output, options, tell, force=force)

@@ -41,7 +41,7 @@ from onnx_export.probe import (
 )
 from onnx_export.progress import Progress
 from onnx_export.rate import Judge, compress_by_rate
-from onnx_export.recipes import raise_targets
+from onnx_export.recipes import RECIPES, WeightSettings, raise_targets
 from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
 from onnx_export.runtime import open_session
 from onnx_export.tensors import (
@@ -61,9 +61,10 @@ from onnx_export.tensors import (
     with_container_bytes,
 )
 from onnx_export.ties import Tie, find_ties
-from onnx_export.weights import Constant, along_axis, find_constants, find_inside, fingerprint, to_rows
+from onnx_export.weights import Constant, along_axis, find_constants, find_inside, fingerprint, to_matrix, to_rows
+from refimpl.activations import ActivationStatistics
 from refimpl.errors import ExportError, InvalidArgument
-from refimpl.pipeline import ActivationStatistics
+from refimpl.pruning import global_shares, linf_score
 
 Results = dict[str, tuple[StoredTensor, Call | None, Tensor]]  # no call where coding would not shrink
 
@@ -97,6 +98,9 @@ def compress_onnx(
         if floats:
             options = uncalibrated(options)
             notes.append(NOT_CALIBRATED)
+            if options.recipe.budget == "global" and (weights := options.recipe.weights) is not None:
+                shared = with_shares(weights, floats, {})
+                options = replace(options, recipe=replace(options.recipe, weights=shared))
         results = compress_constants(unique, {}, options, tell)
     else:
         results, placement = calibrated(model, unique, ties, calibration, skipped, options, notes, tell)
@@ -104,6 +108,8 @@ def compress_onnx(
     lines = [line for _, call, line in results.values() if call is not None]
     if calls and sum(line.original_bytes - line.stored_bytes for line in lines) <= (size := functions_bytes(calls)):
         notes.append(f"WARNING: coding saves less than the {size:,} bytes of the functions that decode")
+    if options.recipe.weights is not None and asked_to_prune(options) and not any(map(is_layer, floats)):
+        notes.append("no matrix product has weights to prune: tables and convolutions are never pruned")
     if dropped := drop_debug_metadata(model):
         notes.append(f"{dropped:,} bytes of the PyTorch exporter's debugging notes were left out")
     kept = {name: tie for name, tie in ties.items() if tie.source in calls}
@@ -186,10 +192,14 @@ def calibrated(
     feeds = probe_batches(session, checked)
     before = model_outputs(model, feeds) if floats else []
     placement = Placement()
-    if options.recipe.weights is not None and options.recipe.prune is None:
+    weights = options.recipe.weights
+    if weights is not None and options.recipe.prune is None:
+        if options.recipe.budget == "global":
+            weights = with_shares(weights, floats, statistics)
+            options = replace(options, recipe=replace(options.recipe, weights=weights))
         tied = {tie.source for tie in ties.values()} | ties.keys()
         frozen = {c.name for c in find_constants(model) if is_excluded(c.name, options)}
-        placement = place_scales(model, floats, tied, frozen, statistics, options.recipe.weights.layer)
+        placement = place_scales(model, floats, tied, frozen, statistics, weights)
         skipped += placement.added
         constants = with_new_arrays(model, constants)
     if options.recipe.quantizes_activations:
@@ -349,7 +359,7 @@ def compress_constant(
         if statistics is not None:
             statistics = for_rows(statistics, array.shape, input_axis, row_axis)
         return compress_weight(name, array, settings.kernel, statistics, input_axis, row_axis, options)
-    layer, row_scale = settings.table if is_table(constant) else settings.layer, placement.row_scales.get(name)
+    layer, row_scale = settings.table if is_table(constant) else settings.layer_of(name), placement.row_scales.get(name)
     placed = placement.placed.get(name)
     if layer.activation_bits is not None and placed is None:  # what it reads could not be divided
         layer = replace(layer, exponents=(0.0,))
@@ -358,6 +368,32 @@ def compress_constant(
     layer, known = replace(layer, exponents=(0.0,)), statistics.divided_by(placed.channel_scale)
     stored, line = compress_weight(name, array, layer, known, input_axis, None, options, row_scale)
     return stored, replace(line, exponent=placed.exponent, absorbed=placed.where)
+
+
+def with_shares(
+    weights: WeightSettings, floats: Sequence[Constant], statistics: Mapping[tuple[str, int], ActivationStatistics]
+) -> WeightSettings:
+    """The settings with a sparsity for each layer, of one threshold for all of them."""
+    layers = [c for c in floats if is_layer(c)]
+    scores = []
+    for c in layers:
+        assert c.input_axis is not None, "tensors without input channels are skipped"
+        W = to_matrix(c.array, c.input_axis)
+        known = combine(c.readers, statistics) or ActivationStatistics.unknown(W.shape[1])
+        scores.append(linf_score(W, known.maximum))
+    shares = global_shares(scores, weights.layer.sparsity)
+    return replace(weights, shares={c.name: share for c, share in zip(layers, shares, strict=True)})
+
+
+def asked_to_prune(options: Options) -> bool:
+    """Whether the caller's sparsity is more than the recipe's own."""
+    weights, usual = options.recipe.weights, RECIPES[options.recipe.name].weights
+    return weights is not None and usual is not None and weights.layer.sparsity > usual.layer.sparsity
+
+
+def is_layer(constant: Constant) -> bool:
+    """Whether a weight is a matrix product's alone."""
+    return constant.row_axis is None and not is_table(constant)
 
 
 def is_table(constant: Constant) -> bool:

@@ -9,6 +9,7 @@ channels, other operators, other types than float32.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,9 +66,7 @@ def read_layers(model: onnx.ModelProto) -> Layers:
         for i, name in enumerate(node.input):
             readers.setdefault(name, []).append((node, i))
     codes = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
-    quantized = {
-        n.output[0]: n.input[1] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in codes
-    }
+    quantized = {n.output[0]: n.input[1] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in codes}
     uses = Counter(name for node in graph.node for name in node.input)
     for node in graph.node:
         for attribute in node.attribute:
@@ -112,7 +111,16 @@ def integer_weight(name: str, stored: StoredTensor, layers: Layers) -> IntegerWe
     return IntegerWeight(codes.astype(np.int8), scale, axis)
 
 
-def integer_biases(model: onnx.ModelProto, weights: dict[str, IntegerWeight]) -> None:
+def add_integers(model: onnx.ModelProto, weights: Mapping[str, IntegerWeight]) -> None:
+    """Let DequantizeLinear make weights of their codes, in place; initializers of the codes are the caller's."""
+    for name, weight in weights.items():
+        model.graph.initializer.extend(weight.parameters(name))
+        model.graph.node.insert(0, weight.node(name))
+    if weights:
+        integer_biases(model, weights)
+
+
+def integer_biases(model: onnx.ModelProto, weights: Mapping[str, IntegerWeight]) -> None:
     """Make vectors int32 that are added to products with these weights, in place, where a kernel wants that."""
     graph = model.graph
     layers, shapes = read_layers(model), infer_shapes(model)

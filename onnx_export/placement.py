@@ -22,6 +22,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_export.absorb import STANDARD, Graph, Sink, find_sink, read_graph
+from onnx_export.recipes import WeightSettings
 from onnx_export.tensors import Skipped, skip
 from onnx_export.weights import Constant, along_axis, find_constants, to_matrix
 from refimpl.activations import ActivationStatistics
@@ -71,7 +72,7 @@ class Known:
 
     constants: Mapping[str, Constant]  # that will be compressed
     statistics: Statistics  # (value, axis) -> what calibration saw
-    settings: LayerSettings  # of matrix products
+    settings: WeightSettings
 
 
 def place_scales(
@@ -80,7 +81,7 @@ def place_scales(
     tied: Set[str],
     frozen: Set[str],
     statistics: Statistics,
-    settings: LayerSettings,
+    settings: WeightSettings,
 ) -> Placement:
     """Scale weights and divide what they read, in place, wherever that stores less than scales beside the codes.
 
@@ -96,12 +97,7 @@ def place_scales(
         Constants that must stay as they are.
     statistics : mapping
         (value, axis) -> what calibration saw.
-    settings : LayerSettings
-        Of matrix products.
-
-    Returns
-    -------
-    Placement
+    settings : WeightSettings
     """
     graph = read_graph(model, frozen | tied)
     known = Known({c.name: c for c in constants}, statistics, settings)
@@ -132,9 +128,7 @@ def place_scales(
     return Placement(placed, row_scales, tuple(added), scaled)
 
 
-def find_sites(
-    model: onnx.ModelProto, constants: Iterable[Constant], tied: Set[str], graph: Graph
-) -> list[Site]:
+def find_sites(model: onnx.ModelProto, constants: Iterable[Constant], tied: Set[str], graph: Graph) -> list[Site]:
     """Groups of weights by the value that they read, in the order of the graph.
 
     Each weight must be read by one node, and be free to change.
@@ -150,14 +144,12 @@ def find_sites(
     return sorted((Site(value, tuple(weights)) for value, weights in groups.items()), key=lambda s: order[s.value])
 
 
-def choose_place(
-    site: Site, graph: Graph, known: Known, placed: Set[str]
-) -> tuple[Placed | None, Sink | None]:
+def choose_place(site: Site, graph: Graph, known: Known, placed: Set[str]) -> tuple[Placed | None, Sink | None]:
     """(where the inverse goes and what s is, the constants it goes into); None for dequantization or no scale."""
-    settings, statistics = known.settings, known.statistics.get((site.value, -1))
+    settings, statistics = known.settings.layer, known.statistics.get((site.value, -1))
     if statistics is None or settings.target_sqnr_db is None or not all(c.array.any() for c in site.weights):
         return None, None
-    layers = [searched(c.array, axis_of(c), statistics, settings) for c in site.weights]
+    layers = [searched(c.array, axis_of(c), statistics, known.settings.layer_of(c.name)) for c in site.weights]
     shared = choose_shared_exponent(layers, statistics, settings.aim(absorbed=True))
     exponent = shared[0].exponent
     s = max_scale(statistics.maximum, exponent)
@@ -204,7 +196,7 @@ def extra_bits(sink: Sink, s: npt.NDArray[np.float32], known: Known, placed: Set
     if constant is None or len(constant.readers) != 1 or constant.array.ndim != 2:
         return 0.0
     (reader,) = constant.readers
-    axis, settings = axis_of(constant), known.settings
+    axis, settings = axis_of(constant), known.settings.layer_of(constant.name)
     found = known.statistics.get((reader.activation or "", reader.activation_axis))
     statistics = found or ActivationStatistics.unknown(constant.array.shape[axis])
     index = sink.edits[constant.name]
@@ -239,7 +231,7 @@ def scaled_constants(
         edits[c.name] = absorb(changed.get(c.name, c.array), along, inverse=False)
     if sink is None:
         return edits
-    arrays = {name: c.array for name, c in known.constants.items()} | changed
+    arrays = {name: c.array for name, c in known.constants.items()} | dict(changed)
     if sink.edits.keys() - arrays.keys():
         arrays |= {c.name: c.array for c in find_constants(model) if c.name not in arrays}
     return edits | {name: absorb(arrays[name], s[index], inverse=True) for name, index in sink.edits.items()}

@@ -13,7 +13,9 @@ the weights alone. The targets
 were chosen on calibration text, see docs/decisions.md.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from refimpl.errors import InvalidArgument
 from refimpl.pipeline import LayerSettings
@@ -26,6 +28,11 @@ class WeightSettings:
     layer: LayerSettings  # MatMul, Gemm, recurrent layers
     table: LayerSettings  # Gather
     kernel: LayerSettings  # Conv, ConvTranspose
+    shares: Mapping[str, float] = field(default_factory=dict)  # sparsity of layers that have one of their own
+
+    def layer_of(self, name: str) -> LayerSettings:
+        """Those of one matrix product."""
+        return replace(self.layer, sparsity=self.shares.get(name, self.layer.sparsity))
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Recipe:
 
     name: str
     weights: WeightSettings | None
+    budget: Literal["layer", "global"] = "layer"  # what the sparsity of layers is a share of
     rate: RateSettings | None = None
     prune: PruneSettings | None = None
 
@@ -75,11 +83,12 @@ DOUBLE = WeightSettings(
     kernel=LayerSettings(granularity="channel", target_sqnr_db=36.0),
 )
 ACTIVATIONS = {"int8": 8}  # name -> bits
+BUDGETS: dict[str, Literal["layer", "global"]] = {"layer": "layer", "global": "global"}
 RECIPES = {
     "aggressive": Recipe("aggressive", DOUBLE, prune=PruneSettings()),
     "double": Recipe("double", DOUBLE),
     "lossless": Recipe("lossless", None),
-    "rate": Recipe("rate", None, RateSettings()),
+    "rate": Recipe("rate", None, rate=RateSettings()),
 }
 
 
@@ -89,8 +98,9 @@ def recipe(
     target_bits: float | None = None,
     max_loss_percent: float | None = None,
     activations: str | None = None,
+    budget: str | None = None,
 ) -> Recipe:
-    """A recipe by name; a sparsity replaces that of its layers and kernels, tables are never pruned.
+    """A recipe by name; a sparsity replaces that of its layers, tables and kernels are never pruned.
 
     Raises
     ------
@@ -109,6 +119,12 @@ def recipe(
         chosen = replace(chosen, rate=rate_settings(chosen, target_bits, max_loss_percent))
     if activations is not None:
         chosen = with_activations(chosen, activations)
+    if budget is not None:
+        if budget not in BUDGETS:
+            raise InvalidArgument(f"budget is {budget!r}, allowed are {', '.join(BUDGETS)}")
+        if chosen.weights is None or chosen.prune is not None:
+            raise InvalidArgument(f"the recipe {name} has no budget to share out: --budget is for double")
+        chosen = replace(chosen, budget=BUDGETS[budget])
     if sparsity is None:
         return chosen
     if chosen.weights is None:
@@ -117,11 +133,7 @@ def recipe(
         raise InvalidArgument(f"sparsity is {sparsity}, allowed are numbers from 0 to below 1")
     if chosen.prune is not None:
         return replace(chosen, prune=replace(chosen.prune, sparsity=sparsity))
-    weights = replace(
-        chosen.weights,
-        layer=replace(chosen.weights.layer, sparsity=sparsity),
-        kernel=replace(chosen.weights.kernel, sparsity=sparsity),
-    )
+    weights = replace(chosen.weights, layer=replace(chosen.weights.layer, sparsity=sparsity))
     return replace(chosen, weights=weights)
 
 
@@ -168,4 +180,5 @@ def raise_targets(chosen: Recipe, decibels: float) -> Recipe:
     weights = chosen.weights
     if weights is None:
         return chosen
-    return replace(chosen, weights=WeightSettings(finer(weights.layer), finer(weights.table), finer(weights.kernel)))
+    layer, table, kernel = finer(weights.layer), finer(weights.table), finer(weights.kernel)
+    return replace(chosen, weights=replace(weights, layer=layer, table=table, kernel=kernel))

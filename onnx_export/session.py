@@ -19,7 +19,7 @@ from codec.tensor import load
 from onnx_export.calls import read_calls
 from onnx_export.files import naming, read_model
 from onnx_export.functions import DOMAIN
-from onnx_export.integers import integer_biases, integer_weight, read_layers
+from onnx_export.integers import add_integers, integer_weight, read_layers
 from onnx_export.rewrite import replace_by_constants
 from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session
 from onnx_export.runtime import run as run_session
@@ -77,7 +77,7 @@ def open_resident(model: onnx.ModelProto, device: str) -> Any:
     layers, integers = read_layers(model), {}
     for name, stored, _ in list(read_calls(model)):
         with naming(name):
-            weight = integer_weight(name, stored, layers) if layers.quantized else None
+            weight = integer_weight(name, stored, layers)
             array = load(stored) if weight is None else weight.codes
         if weight is not None:
             integers[name] = weight
@@ -89,11 +89,7 @@ def open_resident(model: onnx.ModelProto, device: str) -> Any:
         else:  # no type of NumPy's own
             tensors.append(numpy_helper.from_array(array, name))
     replace_by_constants(model, tensors)
-    for name, weight in integers.items():
-        model.graph.initializer.extend(weight.parameters(name))
-        model.graph.node.insert(0, weight.node(name))
-    if integers:
-        integer_biases(model, integers)
+    add_integers(model, integers)
     options = ort.SessionOptions()
     options.add_external_initializers(names, values)
     session = open_session(model, device, options, native=False)

@@ -12,9 +12,10 @@ from codec.kernels import histogram
 from codec.tensor import FLOATS, INTEGERS, StoredTensor, store_integers, store_weight
 from onnx_export.recipes import UNCALIBRATED_RAISE_DB, Recipe, raise_targets
 from onnx_export.weights import MIN_ELEMENTS, along_axis, from_matrix, from_rows, to_matrix, to_rows
+from refimpl.activations import ActivationStatistics
 from refimpl.errors import InvalidArgument
 from refimpl.metrics import entropy_of_counts, sqnr_db
-from refimpl.pipeline import ActivationStatistics, LayerSettings, quantize_layer
+from refimpl.pipeline import LayerSettings, quantize_layer
 
 Array = npt.NDArray[Any]
 NOT_CALIBRATED = "no calibration data: all input channels count as equally important, scales are finer to be safe"
@@ -127,8 +128,17 @@ def compress_weight(
         sqnr_db=sqnr if np.isfinite(sqnr) else None,
         exponent=layer.exponent,
         absorbed=None if (layer.channel_scale == 1).all() else "dequantization",
-        statistics="not used" if row_axis is not None and not settings.sparsity else "calibrated" if statistics else "unknown",
+        statistics=statistics_used(row_axis is not None and not settings.sparsity, statistics),
+        if row_axis is not None and not settings.sparsity
+        else "calibrated"
+        if statistics
+        else "unknown",
     )
+
+
+def statistics_used(unneeded: bool, statistics: ActivationStatistics | None) -> str:
+    """What the report says of a weight's statistics."""
+    return "not used" if unneeded else "calibrated" if statistics else "unknown"
 
 
 def check_finite(name: str, array: Array, reconstruction: npt.NDArray[np.float32]) -> None:

@@ -34,7 +34,8 @@ class ActivationStatistics:
 
         Examples
         --------
-        >>> ActivationStatistics(np.array([4.0]), np.array([8.0]), np.array([2.0])).divided_by(np.array([2], np.float32))
+        >>> seen = ActivationStatistics(np.array([4.0]), np.array([8.0]), np.array([2.0]))
+        >>> seen.divided_by(np.array([2], np.float32))
         ActivationStatistics(maximum=array([2.]), mean_square=array([2.]), variance=array([0.5]))
         """
         s = channel_scale.astype(np.float64)
@@ -72,8 +73,8 @@ def activation_grid(lowest: float, highest: float) -> tuple[np.float32, np.uint8
 
     References
     ----------
-    Jacob et al., arXiv 1712.05877, section 2.1; one scale per tensor, fixed by calibration, as in
-    "When Compression Meets Model Compression", arXiv 2502.15443 (its W8A8 setting; how ranges are found is our reading).
+    Jacob et al., arXiv 1712.05877, section 2.1; for the W8A8 setting of "When Compression Meets Model Compression",
+    arXiv 2502.15443 (one scale per tensor, and ranges that are those seen, are our reading).
 
     Examples
     --------

@@ -136,9 +136,7 @@ def quantize_layer(
     )  # fmt: skip
 
 
-def undivided(
-    weight: npt.NDArray[np.float32], row_scale: npt.NDArray[np.float32] | None
-) -> npt.NDArray[np.float32]:
+def undivided(weight: npt.NDArray[np.float32], row_scale: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
     """The weight as it was before its rows were divided.
 
     Examples

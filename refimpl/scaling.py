@@ -253,9 +253,7 @@ def unscale_activations(
     return activations / channel_scale
 
 
-def absorb(
-    array: npt.NDArray[Any], channel_scale: npt.NDArray[np.float32], *, inverse: bool
-) -> npt.NDArray[Any]:
+def absorb(array: npt.NDArray[Any], channel_scale: npt.NDArray[np.float32], *, inverse: bool) -> npt.NDArray[Any]:
     """``array * s`` or ``array / s``: a constant of the graph that takes over a channel scale or its inverse.
 
     A layer's weight takes s along its input channels. What makes the layer's input takes 1 / s along the channels
