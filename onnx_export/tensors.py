@@ -129,10 +129,6 @@ def compress_weight(
         exponent=layer.exponent,
         absorbed=None if (layer.channel_scale == 1).all() else "dequantization",
         statistics=statistics_used(row_axis is not None and not settings.sparsity, statistics),
-        if row_axis is not None and not settings.sparsity
-        else "calibrated"
-        if statistics
-        else "unknown",
     )
 
 
