@@ -290,8 +290,9 @@ def absorb(array: npt.NDArray[Any], channel_scale: npt.NDArray[np.float32], *, i
     >>> absorb(np.array([[1.0, 1.0]], np.float32), s, inverse=False)
     array([[2., 4.]], dtype=float32)
     """
-    if np.broadcast_shapes(array.shape, channel_scale.shape) != array.shape:
-        raise InvalidArgument(f"a scale of shape {channel_scale.shape} does not fit an array of shape {array.shape}")
+    shape = channel_scale.shape
+    if len(shape) > array.ndim or any(n not in (1, d) for n, d in zip(shape[::-1], array.shape[::-1], strict=False)):
+        raise InvalidArgument(f"a scale of shape {shape} does not fit an array of shape {array.shape}")
     with np.errstate(over="ignore", under="ignore"):
         wide = array.astype(np.float32)
         result = (wide / channel_scale if inverse else wide * channel_scale).astype(array.dtype)
