@@ -114,6 +114,7 @@ def activations() -> Iterator[Draft]:
                 {"lowest": 1.0, "highest": 0.5}, "InvalidArgument")  # fmt: skip
     x = symbols(BYTES, 60, seed=22).array().reshape(5, 12)
     w = (symbols(BYTES, 48, seed=23).array().astype(np.int16).clip(1, 255) - 128).astype(np.int8).reshape(4, 12)
+    inputs: dict[str, Any]
     grid = {"activation_scale": np.array(0.03125, np.float32), "activation_zero_point": np.array(101, np.uint8)}
     largest = np.full((1, 60_000), 255, np.uint8), np.full((1, 60_000), 127, np.int8)
     for name, codes, weight, scale, flags in (
