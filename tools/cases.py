@@ -116,11 +116,11 @@ def activations() -> Iterator[Draft]:
     w = (symbols(BYTES, 48, seed=23).array().astype(np.int16).clip(1, 255) - 128).astype(np.int8).reshape(4, 12)
     inputs: dict[str, Any]
     grid = {"activation_scale": np.array(0.03125, np.float32), "activation_zero_point": np.array(101, np.uint8)}
-    largest = np.full((1, 60_000), 255, np.uint8), np.full((1, 60_000), 127, np.int8)
+    largest = np.full((1, 1001), 255, np.uint8), np.full((1, 1001), 127, np.int8)
     for name, codes, weight, scale, flags in (
         ("one-scale", x, w, np.full((1, 1), 0.013, np.float32), VALID),
         ("scale-of-rows", x, w, float32(0.01, 0.02, 0.3, 7).reshape(4, 1), VALID),
-        ("largest-sum", *largest, np.full((1, 1), 1.0, np.float32), EDGE),
+        ("sum-beyond-24-bits", *largest, np.full((1, 1), 1.0, np.float32), EDGE),
         ("no-inputs", x[:, :0], w[:, :0], np.full((1, 1), 1.0, np.float32), EDGE),
     ):
         inputs = {"activation_codes": codes, **grid, "weight_codes": weight, "weight_scale": scale}
