@@ -12,6 +12,7 @@ from codec import frame as frame_format
 from codec.container import read_container
 from codec.kernels import NUMBA
 from codec.tensor import INTEGERS, StoredTensor, load
+from refimpl import activations as act
 from refimpl import hessian, pruning, quantization, rate, scaling, schedule, sparsegpt
 from refimpl.allocation import Demand, allocate_bits, allocate_error
 from refimpl.errors import InvalidArgument
@@ -41,6 +42,24 @@ class Reference:
     def max_scale(self, activation_max: Array, exponent: float) -> Array:
         """Channel scales."""
         return scaling.max_scale(activation_max, exponent)
+
+    def absorb(self, array: Array, channel_scale: Array, inverse: bool) -> Array:
+        """A constant that takes over a channel scale or its inverse."""
+        return scaling.absorb(array, channel_scale, inverse=inverse)
+
+    def quantize_activations(self, activations: Array, lowest: float, highest: float) -> Any:
+        """(codes, scale, zero_point)."""
+        scale, zero_point = act.activation_grid(lowest, highest)
+        codes = act.quantize_activations(activations, scale, zero_point)
+        return codes, np.array(scale), np.array(zero_point)
+
+    def integer_linear(
+        self, activation_codes: Array, activation_scale: Array, activation_zero_point: Array, weight_codes: Array,
+        weight_scale: Array,
+    ) -> Array:  # fmt: skip
+        """The product of integers."""
+        scale, zero_point = np.float32(activation_scale.item()), np.uint8(activation_zero_point.item())
+        return act.integer_linear(activation_codes, scale, zero_point, weight_codes, weight_scale)
 
     def quantize(self, weight: Array, bits: int, symmetric: bool, granularity: Any, group_size: int) -> Any:
         """(codes, scale, zero_point)."""

@@ -31,6 +31,14 @@ class Step:
 
 STEPS = {
     "max_scale": Step(("activation_max",), ("exponent",), ("scale",), "scaling"),
+    "absorb": Step(("array", "channel_scale"), ("inverse",), ("array",), "scaling"),
+    "quantize_activations": Step(
+        ("activations",), ("lowest", "highest"), ("codes", "scale", "zero_point"), "activations"
+    ),
+    "integer_linear": Step(
+        ("activation_codes", "activation_scale", "activation_zero_point", "weight_codes", "weight_scale"), (),
+        ("product",), "activations",
+    ),
     "quantize": Step(
         ("weight",), ("bits", "symmetric", "granularity", "group_size"), ("codes", "scale", "zero_point"),
         "quantization",

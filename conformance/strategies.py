@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from conformance import frames as f
 from conformance.frames import ValidFrame
 from conformance.mutate import mutate
-from refimpl.pipeline import ActivationStatistics
+from refimpl.activations import ActivationStatistics
 from refimpl.quantization import QuantizationSpec
 from refimpl.tans.model import Model
 from refimpl.tans.stream import Stream

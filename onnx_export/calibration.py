@@ -16,8 +16,8 @@ from onnx import helper
 
 from onnx_export.runtime import ELEMENT_TYPES, apart, open_session, run
 from onnx_export.weights import Reader
+from refimpl.activations import ActivationStatistics
 from refimpl.errors import CalibrationError
-from refimpl.pipeline import ActivationStatistics
 
 Batch = Mapping[str, npt.NDArray[Any]]  # by input name
 Samples = str | os.PathLike[str] | npt.NDArray[Any] | Batch  # a file, the only input, or inputs by name

@@ -77,7 +77,11 @@ def make_parser() -> argparse.ArgumentParser:
     compress.add_argument("--target-bits", type=float, metavar="B", help="bits per weight for rate to meet")
     compress.add_argument("--max-loss", type=float, metavar="P", help="loss of perplexity that rate may spend, percent")
     compress.add_argument("--tokens", type=Path, metavar="FILE.npy", help="tokens to measure --max-loss on")
-    compress.add_argument("--sparsity", type=float, metavar="S", help="share of each layer to prune")
+    compress.add_argument("--sparsity", type=float, metavar="S", help="share of layers' weights to prune")
+    compress.add_argument(
+        "--prune-budget", choices=["layer", "global"], help="--sparsity of each layer, or of all together"
+    )
+    compress.add_argument("--activations", choices=["int8"], help="quantize what layers read, too (recipe double)")
     compress.add_argument("--calibration", type=Path, metavar="FILE", help="samples of the inputs, .npy or .npz")
     compress.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="tensors to copy (repeatable)")
     compress.add_argument("--profile", default="gpu", choices=["gpu", "archive"], help="parallel decoding or size")
@@ -194,6 +198,8 @@ def run_compress(options: argparse.Namespace) -> None:
             sparsity=options.sparsity,
             target_bits=options.target_bits,
             max_loss=options.max_loss,
+            activations=options.activations,
+            prune_budget=options.prune_budget,
             tokens=options.tokens,
             exclude=options.exclude,
             profile=options.profile,

@@ -36,6 +36,8 @@ def compress(
     sparsity: float | None = None,
     target_bits: float | None = None,
     max_loss: float | None = None,
+    activations: str | None = None,
+    prune_budget: str | None = None,
     tokens: str | os.PathLike[str] | npt.NDArray[np.integer] | None = None,
     exclude: Sequence[str] = (),
     profile: str = "gpu",
@@ -60,11 +62,15 @@ def compress(
     calibration : path, array or mapping, optional
         Samples of the model's inputs: ``.npy``, ``.npz`` or arrays; the first axis counts samples.
     sparsity : float, optional
-        Share of each layer to prune instead of the recipe's.
+        Share of matrix products' weights to prune instead of the recipe's; tables and convolutions are not pruned.
     target_bits : float, optional
         Bits per weight of the whole model that the recipe rate is to meet, every stored byte counted.
     max_loss : float, optional
         Loss of perplexity in percent that the recipe rate may spend, measured on ``tokens``.
+    activations : {"int8"}, optional
+        Quantize what matrix products and convolutions read, too, with the recipe double; needs calibration.
+    prune_budget : {"layer", "global"}, optional
+        Whether each layer is pruned by the sparsity of the recipe double, or all by one threshold of normalized scores.
     tokens : path or integer array, optional
         Windows of tokens for ``max_loss``, shape (windows, length); not those that calibrate.
     exclude : sequence of str
@@ -107,7 +113,7 @@ def compress(
     """
     started = time.perf_counter()
     source, output = Path(source), Path(output)
-    chosen = recipe_by_name(recipe, sparsity, target_bits, max_loss)
+    chosen = recipe_by_name(recipe, sparsity, target_bits, max_loss, activations, prune_budget)
     options = check_options(source, output, chosen, exclude, profile, fraction, jobs)
     if (work is not None or scheduler is not None) and not (chosen.rate or chosen.prune):
         raise InvalidArgument(f"the recipe {recipe} takes seconds: --work and --scheduler are for rate and aggressive")
@@ -119,10 +125,12 @@ def compress(
     if calibration is not None and options.recipe.keeps_floats:
         raise InvalidArgument(f"the recipe {recipe} changes no value: calibration data do not apply")
     setup = check_budget(source, latency_budget, device, batch, threads, fraction)
+    if chosen.quantizes_activations and calibration is None:
+        raise InvalidArgument("--activations int8 takes the activations' ranges from samples: it needs --calibration")
     check_output(output, force=force)
     check_distinct(source, output)
     tell = progress or silent
-    budget = None
+    fitted: dict[str, Any] | None = None
     if kind_of(source) == ".onnx":
         windows = None if tokens is None else read_tokens(tokens)
         if latency_budget is None:
@@ -131,17 +139,21 @@ def compress(
             with tempfile.TemporaryDirectory() as folder:
                 whole = Path(folder) / source.name
                 lines = compress_onnx(source, whole, options, calibration, windows, tell, force=False)
-                budget = fit_budget(
+                fitted = fit_budget(
                     whole, output, latency_budget, setup=setup, profile=profile, force=force, progress=tell
                 )
-            lines = as_fitted(lines, budget)
+            lines = as_fitted(lines, fitted)
     else:
         if options.recipe.rate is not None or options.recipe.prune is not None:
             raise InvalidArgument(f"the recipe {recipe} needs a graph to run: a .safetensors file has none")
+        if options.recipe.prune_budget == "global":
+            raise InvalidArgument(
+                "a .safetensors file is compressed tensor by tensor: --prune-budget global needs .onnx"
+            )
         if calibration is not None:
             raise InvalidArgument("calibration data need a graph to run: a .safetensors file has none")
         lines = compress_safetensors(source, output, options, tell, force=force)
-    return summarize(source, output, options, *lines, time.perf_counter() - started, budget)
+    return summarize(source, output, options, *lines, time.perf_counter() - started, fitted)
 
 
 def check_budget(

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import onnx
 import onnx.version_converter
 
 from codec.tensor import StoredTensor
+from onnx_export.activations import quantize_activations
 from onnx_export.aggressive import can_be_pruned, prune_layers
 from onnx_export.calibration import (
     Batch,
@@ -34,6 +36,7 @@ from onnx_export.files import first_line, naming, read_model, write_model
 from onnx_export.functions import DOMAIN, MIN_OPSET, functions
 from onnx_export.hoist import NOT_HOISTED, hoist_weights
 from onnx_export.parallel import in_parallel
+from onnx_export.placement import Placement, place_scales, with_new_arrays
 from onnx_export.probe import (
     OUTPUT_SQNR_DB,
     STEP_DB,
@@ -48,7 +51,7 @@ from onnx_export.probe import (
 )
 from onnx_export.progress import Progress
 from onnx_export.rate import Judge, compress_by_rate
-from onnx_export.recipes import RateSettings, raise_targets
+from onnx_export.recipes import RECIPES, RateSettings, WeightSettings, raise_targets
 from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
 from onnx_export.runtime import open_session
 from onnx_export.tensors import (
@@ -61,15 +64,17 @@ from onnx_export.tensors import (
     Tensor,
     compress_integers,
     compress_weight,
+    is_excluded,
     reason_to_copy,
     skip,
     uncalibrated,
     with_container_bytes,
 )
 from onnx_export.ties import Tie, find_ties
-from onnx_export.weights import Constant, along_axis, find_constants, find_inside, fingerprint, to_rows
+from onnx_export.weights import Constant, along_axis, find_constants, find_inside, fingerprint, to_matrix, to_rows
+from refimpl.activations import ActivationStatistics
 from refimpl.errors import ExportError, InvalidArgument
-from refimpl.pipeline import ActivationStatistics
+from refimpl.pruning import global_shares, linf_score
 
 Results = dict[str, tuple[StoredTensor, Call | None, Tensor]]  # no call where coding would not shrink
 
@@ -99,15 +104,19 @@ def compress_onnx(
     notes = [f"--exclude {p} matches no tensor" for p in options.exclude if not fnmatch.filter(reasons, p)]
     if calibration is None and floats and (options.recipe.rate is not None or options.recipe.prune is not None):
         raise InvalidArgument(f"the recipe {options.recipe.name} measures the layers' inputs: it needs --calibration")
+    placement = Placement()
     if options.recipe.rate is not None and calibration is not None and floats:
         results = rated(model, unique, ties, calibration, skipped, tokens, options, notes, tell)
     elif calibration is None:
         if floats:
             options = uncalibrated(options)
             notes.append(NOT_CALIBRATED)
+            if options.recipe.prune_budget == "global" and (weights := options.recipe.weights) is not None:
+                shared = with_shares(weights, floats, {})
+                options = replace(options, recipe=replace(options.recipe, weights=shared))
         results = compress_constants(unique, {}, options, tell)
     else:
-        results = calibrated(model, unique, ties, calibration, options, notes, tell)
+        results, placement = calibrated(model, unique, ties, calibration, skipped, options, notes, tell)
     calls = {name: call for name, (_, call, _) in results.items() if call is not None}
     lines = [line for _, call, line in results.values() if call is not None]
     if not calls:
@@ -116,6 +125,8 @@ def compress_onnx(
         )
     if calls and sum(line.original_bytes - line.stored_bytes for line in lines) <= (size := functions_bytes(calls)):
         notes.append(f"WARNING: coding saves less than the {size:,} bytes of the functions that decode")
+    if options.recipe.weights is not None and asked_to_prune(options) and not any(map(is_layer, floats)):
+        notes.append("no matrix product has weights to prune: tables and convolutions are never pruned")
     if dropped := drop_debug_metadata(model):
         notes.append(f"{dropped:,} bytes of the PyTorch exporter's debugging notes were left out")
     kept = {name: tie for name, tie in ties.items() if tie.source in calls}
@@ -123,7 +134,10 @@ def compress_onnx(
     skipped += [skip(c.name, c.array, WOULD_NOT_SHRINK) for c in constants if c.name not in done]
     notes += [f"{name} is stored once, as {tie.source}" for name, tie in kept.items()]
     replace_by_calls(model, constants, calls, kept)
-    set_metadata(model, json.dumps({"recipe": options.recipe.name, "tool": f"tansor {version('tansor')}"}))
+    facts: dict[str, Any] = {"recipe": options.recipe.name, "tool": f"tansor {version('tansor')}"}
+    if scaled := {name: axes for name, axes in placement.scaled.items() if name in calls}:
+        facts["scaled"] = scaled
+    set_metadata(model, json.dumps(facts))
     check_model(model)
     tell("write", 0, 1)
     write_model(model, output, force=force)
@@ -141,11 +155,13 @@ def compress_constants(
     statistics: Mapping[tuple[str, int], ActivationStatistics],
     options: Options,
     tell: Progress,
+    placement: Placement | None = None,
 ) -> Results:
     """Compress tensors of a graph, several at a time."""
 
     def one(constant: Constant) -> tuple[str, tuple[StoredTensor, Call | None, Tensor]]:
-        stored, line = compress_constant(constant, combine(constant.readers, statistics), options)
+        known = combine(constant.readers, statistics)
+        stored, line = compress_constant(constant, known, options, placement or Placement())
         if stored.scale is None and stored.frame.block.mode in ("raw", "constant"):
             return constant.name, (stored, None, line)
         call = write_call(constant.name, stored)
@@ -167,11 +183,15 @@ def calibrated(
     constants: Sequence[Constant],
     ties: Mapping[str, Tie],
     calibration: Samples,
+    skipped: list[Skipped],
     options: Options,
     notes: list[str],
     tell: Progress,
-) -> Results:
-    """Compress with calibration data, and again with finer targets where the model's outputs ask for it."""
+) -> tuple[Results, Placement]:
+    """Compress with calibration data, and again with finer targets where the model's outputs ask for it.
+
+    Channel scales are placed first, for the recipe's own targets: the model changes, its outputs do not.
+    """
     inputs, checked = open_with_samples(model, calibration)
     floats = [c for c in constants if c.is_float]
     watched = {
@@ -186,12 +206,27 @@ def calibrated(
         prunable = [c for c in floats if can_be_pruned(model, c)]
         with work_folder(options, model, ties, checked) as folder:
             layers = prune_layers(model, prunable, checked, options, folder, tell)
-    rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell)
+    feeds = probe_batches(inputs, checked)
+    before = model_outputs(model, feeds) if floats else []
+    placement = Placement()
+    weights = options.recipe.weights
+    if weights is not None and options.recipe.prune is None:
+        if options.recipe.prune_budget == "global":
+            weights = with_shares(weights, floats, statistics)
+            options = replace(options, recipe=replace(options.recipe, weights=weights))
+        tied = {tie.source for tie in ties.values()} | ties.keys()
+        frozen = {c.name for c in find_constants(model) if is_excluded(c.name, options)}
+        placement = place_scales(model, floats, tied, frozen, statistics, weights)
+        skipped += placement.added
+        constants = with_new_arrays(model, constants)
+    if options.recipe.quantizes_activations:
+        layers_only = [c for c in floats if not is_table(c)]  # a head that is tied to its table cannot be scaled
+        count = quantize_activations(model, layers_only, checked, lambda done, count: tell("ranges", done, count))
+        notes.append(f"{count} values that layers read are quantized to 8 bits")
+    rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell, placement)
     results = {c.name: (layers | rest)[c.name] for c in constants}
     if options.recipe.weights is None or not floats:
-        return results
-    feeds = probe_batches(inputs, checked)
-    before = model_outputs(model, feeds)
+        return results, placement
 
     def measure(results: Results) -> float | None:
         stored = {name: tensor for name, (tensor, call, _) in results.items() if call is not None}
@@ -200,10 +235,10 @@ def calibrated(
 
     first = measure(results)
     if first is None:
-        return results
+        return results, placement
     if layers:
         notes.append(f"the outputs keep {first:.1f} dB on calibration samples")
-        return results
+        return results, placement
     # The best of all tries, a raise counted with what it costs.
     best, best_sqnr, best_raise = results, first, 0.0
     sqnr, raised = first, 0.0
@@ -212,7 +247,7 @@ def calibrated(
             break
         raised = raised + min(OUTPUT_SQNR_DB - sqnr, STEP_DB)
         finer = replace(options, recipe=raise_targets(options.recipe, raised))
-        results = compress_constants(constants, statistics, finer, tell)
+        results = compress_constants(constants, statistics, finer, tell, placement)
         sqnr = measure(results) or 0.0
         if sqnr - WORTHWHILE * raised > best_sqnr - WORTHWHILE * best_raise:
             best, best_sqnr, best_raise = results, sqnr, raised
@@ -221,7 +256,7 @@ def calibrated(
         notes.append(f"the outputs keep {best_sqnr:.1f} dB on calibration samples{how}")
     if best_sqnr < OUTPUT_SQNR_DB - TOLERANCE_DB:
         notes.append(f"WARNING: that is below {OUTPUT_SQNR_DB:.0f} dB; check the result, --exclude sensitive tensors")
-    return best
+    return best, placement
 
 
 def rated(
@@ -332,9 +367,9 @@ def reason_to_skip(constant: Constant, options: Options) -> str | None:
 
 
 def compress_constant(
-    constant: Constant, statistics: ActivationStatistics | None, options: Options
+    constant: Constant, statistics: ActivationStatistics | None, options: Options, placement: Placement
 ) -> tuple[StoredTensor, Tensor]:
-    """Compress one tensor of a graph."""
+    """Compress one tensor of a graph; one whose scale was placed elsewhere is scaled already, and so is its input."""
     if not constant.is_float:
         return compress_integers(constant.name, constant.array, options)
     name, array = constant.name, constant.array
@@ -345,10 +380,46 @@ def compress_constant(
         if statistics is not None:
             statistics = for_rows(statistics, array.shape, input_axis, row_axis)
         return compress_weight(name, array, settings.kernel, statistics, input_axis, row_axis, options)
-    is_table = any(r.op_type == "Gather" for r in constant.readers)
-    return compress_weight(
-        name, array, settings.table if is_table else settings.layer, statistics, input_axis, None, options
-    )
+    layer, row_scale = settings.table if is_table(constant) else settings.layer_of(name), placement.row_scales.get(name)
+    placed = placement.placed.get(name)
+    if layer.activation_bits is not None and placed is None:  # what it reads could not be divided
+        layer = replace(layer, exponents=(0.0,))
+    if placed is None or statistics is None:
+        return compress_weight(name, array, layer, statistics, input_axis, None, options, row_scale)
+    layer, known = replace(layer, exponents=(0.0,)), statistics.divided_by(placed.channel_scale)
+    stored, line = compress_weight(name, array, layer, known, input_axis, None, options, row_scale)
+    return stored, replace(line, exponent=placed.exponent, absorbed=placed.where)
+
+
+def with_shares(
+    weights: WeightSettings, floats: Sequence[Constant], statistics: Mapping[tuple[str, int], ActivationStatistics]
+) -> WeightSettings:
+    """The settings with a sparsity for each layer, of one threshold for all of them."""
+    layers = [c for c in floats if is_layer(c)]
+    scores = []
+    for c in layers:
+        assert c.input_axis is not None, "tensors without input channels are skipped"
+        W = to_matrix(c.array, c.input_axis)
+        known = combine(c.readers, statistics) or ActivationStatistics.unknown(W.shape[1])
+        scores.append(linf_score(W, known.maximum))
+    shares = global_shares(scores, weights.layer.sparsity)
+    return replace(weights, shares={c.name: share for c, share in zip(layers, shares, strict=True)})
+
+
+def asked_to_prune(options: Options) -> bool:
+    """Whether the caller's sparsity is more than the recipe's own."""
+    weights, usual = options.recipe.weights, RECIPES[options.recipe.name].weights
+    return weights is not None and usual is not None and weights.layer.sparsity > usual.layer.sparsity
+
+
+def is_layer(constant: Constant) -> bool:
+    """Whether a weight is a matrix product's alone."""
+    return constant.row_axis is None and not is_table(constant)
+
+
+def is_table(constant: Constant) -> bool:
+    """Whether rows of a weight are looked up."""
+    return any(r.op_type == "Gather" for r in constant.readers)
 
 
 def for_rows(

@@ -19,6 +19,7 @@ from onnx_export.files import (
     write_model,
     write_whole,
 )
+from onnx_export.integers import add_integers, integer_weight, read_layers
 from onnx_export.progress import Progress, silent
 from onnx_export.rewrite import replace_by_constants
 from refimpl.errors import InvalidArgument
@@ -70,16 +71,26 @@ def decompress(
 def decompress_model(model: onnx.ModelProto, tell: Progress = silent) -> onnx.ModelProto:
     """Replace every call of a model by the tensor it stands for, in place.
 
+    What a model multiplies with quantized activations is left as integers, see `onnx_export.integers`: between two
+    quantized activations ONNX Runtime would quantize a float anew.
+
     Raises
     ------
     StreamError
         A call is damaged.
     """
     calls = list(read_calls(model))
+    layers, integers = read_layers(model), {}
     tensors = []
     for done, (name, stored, _) in enumerate(calls):
         with naming(name):
-            tensors.append(numpy_helper.from_array(load(stored), name))
+            weight = integer_weight(name, stored, layers)
+            if weight is None:
+                tensors.append(numpy_helper.from_array(load(stored), name))
+            else:
+                integers[name] = weight
+                tensors.append(numpy_helper.from_array(weight.codes, f"{name}.codes"))
         tell("decompress", done + 1, len(calls))
     replace_by_constants(model, tensors)
+    add_integers(model, integers)
     return model

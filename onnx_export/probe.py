@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from codec.tensor import StoredTensor, load
 from onnx_export.calibration import batches
 from onnx_export.rewrite import copy_without
-from onnx_export.runtime import open_session, run
+from onnx_export.runtime import onnxruntime, open_session, run
 from onnx_export.ties import Tie
 from refimpl.metrics import sqnr_db
 
@@ -26,6 +26,8 @@ STEP_DB = 6.0  # one bit: the most that targets are raised at once
 TRIES = 3  # of compressing everything again
 WORTHWHILE = 0.5  # dB at the outputs that a dB of finer targets must bring
 PROBE_BATCHES = 8
+# Between quantized activations ONNX Runtime would quantize constant float weights anew, coarser than they are.
+REQUANTIZING = "WeightBiasQuantization"
 PROBE_BYTES = 1 << 26  # of outputs; no further batch is run beyond
 
 
@@ -40,7 +42,9 @@ def model_outputs(model: onnx.ModelProto, feeds: Iterable[Arrays]) -> list[npt.N
 
     Batches are left out once the outputs exceed `PROBE_BYTES`, the same ones for the same model.
     """
-    session = open_session(model)
+    options = onnxruntime().SessionOptions()
+    options.add_session_config_entry("optimization.disable_specified_optimizers", REQUANTIZING)
+    session = open_session(model, options=options)
     results: list[list[npt.NDArray[np.floating]]] = []
     size = 0
     for batch in feeds:

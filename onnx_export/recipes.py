@@ -13,7 +13,9 @@ the weights alone. The targets
 were chosen on calibration text, see docs/decisions.md.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from refimpl.errors import InvalidArgument
 from refimpl.pipeline import LayerSettings
@@ -26,6 +28,11 @@ class WeightSettings:
     layer: LayerSettings  # MatMul, Gemm, recurrent layers
     table: LayerSettings  # Gather
     kernel: LayerSettings  # Conv, ConvTranspose
+    shares: Mapping[str, float] = field(default_factory=dict)  # sparsity of layers that have one of their own
+
+    def layer_of(self, name: str) -> LayerSettings:
+        """Those of one matrix product."""
+        return replace(self.layer, sparsity=self.shares.get(name, self.layer.sparsity))
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,14 @@ class Recipe:
 
     name: str
     weights: WeightSettings | None
+    prune_budget: Literal["layer", "global"] = "layer"  # what the sparsity of layers is a share of
     rate: RateSettings | None = None
     prune: PruneSettings | None = None
+
+    @property
+    def quantizes_activations(self) -> bool:
+        """Whether the layers' inputs are quantized too."""
+        return self.weights is not None and self.weights.layer.activation_bits is not None
 
     @property
     def keeps_floats(self) -> bool:
@@ -65,15 +78,17 @@ UNCALIBRATED_RAISE_DB = 6.0  # one bit more where nothing is known of the activa
 MOST_BITS = 32  # where much is copied as float32, a target may be nearly that
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DOUBLE = WeightSettings(
-    layer=LayerSettings(exponents=EXPONENTS, target_sqnr_db=22.0, sparsity=0.1),
-    table=LayerSettings(exponents=EXPONENTS, target_sqnr_db=32.0),
+    layer=LayerSettings(exponents=EXPONENTS, target_sqnr_db=22.0, sparsity=0.1, outliers=("columns", "rows")),
+    table=LayerSettings(exponents=EXPONENTS, target_sqnr_db=32.0, outliers=("columns", "rows")),
     kernel=LayerSettings(granularity="channel", target_sqnr_db=36.0),
 )
+ACTIVATIONS = {"int8": 8}  # name -> bits
+BUDGETS: dict[str, Literal["layer", "global"]] = {"layer": "layer", "global": "global"}
 RECIPES = {
     "aggressive": Recipe("aggressive", DOUBLE, prune=PruneSettings()),
     "double": Recipe("double", DOUBLE),
     "lossless": Recipe("lossless", None),
-    "rate": Recipe("rate", None, RateSettings()),
+    "rate": Recipe("rate", None, rate=RateSettings()),
 }
 
 
@@ -82,8 +97,10 @@ def recipe(
     sparsity: float | None = None,
     target_bits: float | None = None,
     max_loss_percent: float | None = None,
+    activations: str | None = None,
+    prune_budget: str | None = None,
 ) -> Recipe:
-    """A recipe by name; a sparsity replaces that of its layers and kernels, tables are never pruned.
+    """A recipe by name; a sparsity replaces that of its layers, tables and kernels are never pruned.
 
     Raises
     ------
@@ -100,6 +117,14 @@ def recipe(
     chosen = RECIPES[name]
     if target_bits is not None or max_loss_percent is not None:
         chosen = replace(chosen, rate=rate_settings(chosen, target_bits, max_loss_percent))
+    if activations is not None:
+        chosen = with_activations(chosen, activations)
+    if prune_budget is not None:
+        if prune_budget not in BUDGETS:
+            raise InvalidArgument(f"prune_budget is {prune_budget!r}, allowed are {', '.join(BUDGETS)}")
+        if chosen.weights is None or chosen.prune is not None:
+            raise InvalidArgument(f"the recipe {name} has no budget to share out: --prune-budget is for double")
+        chosen = replace(chosen, prune_budget=BUDGETS[prune_budget])
     if sparsity is None:
         return chosen
     if chosen.weights is None:
@@ -108,12 +133,21 @@ def recipe(
         raise InvalidArgument(f"sparsity is {sparsity}, allowed are numbers from 0 to below 1")
     if chosen.prune is not None:
         return replace(chosen, prune=replace(chosen.prune, sparsity=sparsity))
-    weights = replace(
-        chosen.weights,
-        layer=replace(chosen.weights.layer, sparsity=sparsity),
-        kernel=replace(chosen.weights.kernel, sparsity=sparsity),
-    )
+    weights = replace(chosen.weights, layer=replace(chosen.weights.layer, sparsity=sparsity))
     return replace(chosen, weights=weights)
+
+
+def with_activations(chosen: Recipe, activations: str) -> Recipe:
+    """A recipe that quantizes activations too.
+
+    Integer products take scales of output channels out of their sums, not scales of input channels.
+    """
+    if activations not in ACTIVATIONS:
+        raise InvalidArgument(f"activations is {activations!r}, allowed are {', '.join(ACTIVATIONS)}")
+    if chosen.weights is None or chosen.prune is not None:
+        raise InvalidArgument(f"the recipe {chosen.name} leaves activations alone: --activations is for double")
+    layer = replace(chosen.weights.layer, activation_bits=ACTIVATIONS[activations], outliers=("rows",))
+    return replace(chosen, weights=replace(chosen.weights, layer=layer))
 
 
 def rate_settings(chosen: Recipe, target_bits: float | None, max_loss_percent: float | None) -> RateSettings:
@@ -146,4 +180,5 @@ def raise_targets(chosen: Recipe, decibels: float) -> Recipe:
     weights = chosen.weights
     if weights is None:
         return chosen
-    return replace(chosen, weights=WeightSettings(finer(weights.layer), finer(weights.table), finer(weights.kernel)))
+    layer, table, kernel = finer(weights.layer), finer(weights.table), finer(weights.kernel)
+    return replace(chosen, weights=replace(weights, layer=layer, table=table, kernel=kernel))

@@ -1,6 +1,7 @@
 """load_session and run: a compressed model in ONNX Runtime, in one of three modes.
 
-``resident``   weights are decoded once while loading, for a GPU on it: full speed, full memory
+``resident``   weights are decoded once while loading, for a GPU on it: full speed, full memory; where activations are
+               quantized too, as integers that ONNX Runtime multiplies as such
 ``streaming``  weights stay compressed in memory and are decoded at each use, by the native op library if it was built
 ``auto``       each weight as the file says, if it was compressed for a latency budget; else resident
 """
@@ -19,6 +20,7 @@ from codec.tensor import DTYPES, StoredTensor, load
 from onnx_export.calls import Call, read_calls
 from onnx_export.files import check_model, naming, read_model
 from onnx_export.functions import DOMAIN
+from onnx_export.integers import add_integers, integer_weight, read_layers
 from onnx_export.native.loader import decode_on_device, device_calls
 from onnx_export.outline import TensorFiles, outline
 from onnx_export.products import turn_products
@@ -102,7 +104,7 @@ def open_streaming(path: Path, device: str, options: Any, native: bool | None) -
 
 
 def prepare_streaming(model: onnx.ModelProto, device: str, options: Any, native: bool | None) -> bool:
-    """Fit a model, in place, and options to weights that are decoded at each use; whether it is better than its file."""
+    """Fit a model, in place, and options to weights that are decoded at each use; whether it beats its file."""
     options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
     if device == "cuda":
         call_for_each_reader(model)
@@ -140,13 +142,18 @@ def open_decoded(
     native: bool | None = None,
 ) -> Any:
     """Decode the weights of these names (default: of all) once, on the processor; others are decoded at each use."""
+    layers = read_layers(model)
     calls = [call for call in read_calls(model) if names is None or call[0] in names]
-    tensors, arrays = decode_on_processor(calls)
+    integers = {name: w for name, stored, _ in calls if (w := integer_weight(name, stored, layers)) is not None}
+    tensors, arrays = decode_on_processor([call for call in calls if call[0] not in integers])
+    codes = {f"{name}.codes": weight.codes for name, weight in integers.items()}
+    tensors += [placeholder(name, array.shape, array.dtype) for name, array in codes.items()]
     replace_by_constants(model, tensors, {name for name, _, _ in calls})
+    add_integers(model, integers)
     streams = any(is_call(node) for node in model.graph.node)
     if streams:
         prepare_streaming(model, device, options, native)
-    return open_session(model, device, options, arrays=arrays, native=native if streams else False)
+    return open_session(model, device, options, arrays=arrays | codes, native=native if streams else False)
 
 
 def decode_on_processor(calls: Sequence[NamedCall]) -> tuple[list[onnx.TensorProto], dict[str, npt.NDArray[Any]]]:

@@ -83,6 +83,7 @@ def tensor_line(tensor: Tensor) -> dict[str, Any]:
         "sparsity": tensor.sparsity,
         "sqnr_db": tensor.sqnr_db,
         "exponent": tensor.exponent,
+        "absorbed": tensor.absorbed,
         "statistics": tensor.statistics,
         "histogram": list(tensor.histogram),
     }

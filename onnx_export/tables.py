@@ -11,12 +11,12 @@ MAX_ROWS = 200
 
 def compress_table(report: dict[str, Any]) -> None:
     """What compress did to each tensor, totals last."""
-    table = make_table("tensor", "shape", "elements", "bits/weight", "entropy", "zeros", "SQNR dB", "how")
+    table = make_table("tensor", "shape", "elements", "bits/weight", "entropy", "zeros", "SQNR dB", "1/s in", "how")
     for t in report["tensors"][:MAX_ROWS]:
         table.add_row(
             t["name"], shape_text(t["shape"]), f"{t['elements']:,}", f"{t['bits_per_weight']:.3f}",
             f"{t['entropy_bits_per_weight']:.3f}", f"{t['sparsity']:.1%}", number(t["sqnr_db"], ".1f"),
-            f"{t['recipe']}, {t['mode']}",
+            t["absorbed"] or "-", f"{t['recipe']}, {t['mode']}",
         )  # fmt: skip
     console = make_console()
     console.print(table)

@@ -12,9 +12,10 @@ from codec.kernels import histogram
 from codec.tensor import FLOATS, INTEGERS, StoredTensor, store_integers, store_weight
 from onnx_export.recipes import UNCALIBRATED_RAISE_DB, Recipe, raise_targets
 from onnx_export.weights import MIN_ELEMENTS, along_axis, from_matrix, from_rows, to_matrix, to_rows
+from refimpl.activations import ActivationStatistics
 from refimpl.errors import InvalidArgument
 from refimpl.metrics import entropy_of_counts, sqnr_db
-from refimpl.pipeline import ActivationStatistics, LayerSettings, quantize_layer
+from refimpl.pipeline import LayerSettings, quantize_layer
 
 Array = npt.NDArray[Any]
 NOT_CALIBRATED = "no calibration data: all input channels count as equally important, scales are finer to be safe"
@@ -52,6 +53,7 @@ class Tensor:
     exponent: float | None  # of the activation-aware scale
     statistics: str  # "calibrated", "unknown" or "not used"
     histogram: tuple[int, ...]  # of the symbols
+    absorbed: str | None = None  # where the inverse of the activation-aware scale went, see onnx_export.placement
 
     @property
     def bits_per_weight(self) -> float:
@@ -80,6 +82,7 @@ def compress_weight(
     input_axis: int,
     row_axis: int | None,
     options: Options,
+    row_scale: npt.NDArray[np.float32] | None = None,
 ) -> tuple[StoredTensor, Tensor]:
     """Scale, quantize, prune and code a float weight in its own layout.
 
@@ -95,6 +98,8 @@ def compress_weight(
     row_axis : int, optional
         Axis of output channels that get a scale each.
     options : Options
+    row_scale : float32, shape (out,), optional
+        What its output channels were divided by, see `refimpl.pipeline.quantize_layer`.
 
     Raises
     ------
@@ -105,11 +110,15 @@ def compress_weight(
     axis = input_axis if row_axis is None else row_axis  # the one whose channels have a scale each
     matrix = to_rows(array, axis) if by_row else to_matrix(array, axis)
     known = statistics or ActivationStatistics.unknown(matrix.shape[1])
+    if array.ndim != 2:  # rows of the matrix lie along several axes: no vector of scales fits them
+        settings = replace(settings, outliers=tuple(o for o in settings.outliers if o != "rows"))
     try:
-        layer = quantize_layer(matrix, known, settings)
+        layer = quantize_layer(matrix, known, settings, row_scale)
     except InvalidArgument as error:
         raise InvalidArgument(f"{name}: {error}") from None
     check_finite(name, array, layer.reconstruction)
+    if not by_row and len(layer.folded_scale) > 1:  # rows around outliers: the other one of two axes
+        axis, by_row = 1 - axis % 2, True
     stored = store_matrix(array, layer.symbols, layer.zero_point, layer.folded_scale, axis, by_row, options)
     sqnr = sqnr_db(matrix.astype(np.float32), layer.reconstruction)
     line = describe(name, array, stored, histogram(layer.symbols), layer.zero_point)
@@ -118,8 +127,14 @@ def compress_weight(
         recipe=options.recipe.name,
         sqnr_db=sqnr if np.isfinite(sqnr) else None,
         exponent=layer.exponent,
-        statistics="not used" if by_row and not settings.sparsity else "calibrated" if statistics else "unknown",
+        absorbed=None if (layer.channel_scale == 1).all() else "dequantization",
+        statistics=statistics_used(row_axis is not None and not settings.sparsity, statistics),
     )
+
+
+def statistics_used(unneeded: bool, statistics: ActivationStatistics | None) -> str:
+    """What the report says of a weight's statistics."""
+    return "not used" if unneeded else "calibrated" if statistics else "unknown"
 
 
 def check_finite(name: str, array: Array, reconstruction: npt.NDArray[np.float32]) -> None:
@@ -206,7 +221,7 @@ def describe(name: str, array: Array, stored: StoredTensor, counts: npt.NDArray[
 
 def reason_to_copy(name: str, array: Array, options: Options) -> str | None:
     """Why a tensor is copied as it is, whatever reads it; None if it is not."""
-    if any(fnmatch.fnmatchcase(name, pattern) for pattern in options.exclude):
+    if is_excluded(name, options):
         return "excluded by the user"
     if array.size < MIN_ELEMENTS:
         return f"fewer than {MIN_ELEMENTS} elements"
@@ -219,6 +234,11 @@ def reason_to_copy(name: str, array: Array, options: Options) -> str | None:
     if array.ndim < 2:
         return "a vector"
     return None
+
+
+def is_excluded(name: str, options: Options) -> bool:
+    """Whether the caller wants a tensor copied."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in options.exclude)
 
 
 def uncalibrated(options: Options) -> Options:

@@ -1,6 +1,8 @@
 """verify: check every checksum, decode everything, and measure the error against the original."""
 
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from onnx_export.calls import read_calls
 from onnx_export.files import kind_of, naming, read_bytes, read_model
 from onnx_export.hoist import hoist_weights
 from onnx_export.progress import Progress, silent
+from onnx_export.rewrite import METADATA_KEY
 from onnx_export.weights import constant_tensors, to_array
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.metrics import sqnr_db
 
 Array = npt.NDArray[Any]
+FITS = 8  # rounds of fitting factors along several axes
 
 
 def verify(
@@ -41,7 +45,9 @@ def verify(
     -------
     dict
         ``path``, ``ok`` and ``tensors``: name, shape, elements; against an original also
-        ``identical``, ``sqnr_db`` (null if identical) and ``max_error``.
+        ``identical``, ``sqnr_db`` (null if identical), ``max_error`` and, if the tensor is stored times channel
+        scales that other constants have absorbed, ``scaled``: the axes of these. Such a tensor is compared to the
+        original times the factors that fit it best.
 
     Raises
     ------
@@ -60,20 +66,21 @@ def verify(
         raise InvalidArgument(f"{source} holds nothing that tansor compressed")
     with naming(against):
         originals = None if against is None else plain_tensors(Path(against))
+        scaled = {} if against is None else scaled_axes(source)
     lines = []
     for done, (name, tensor) in enumerate(stored.items()):
         with naming(source), naming(name):
             decoded = load(tensor)
         line: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "elements": decoded.size}
         if originals is not None:
-            line |= compare(name, decoded, originals)
+            line |= compare(name, decoded, originals, scaled.get(name, ()))
         lines.append(line)
         tell("verify", done + 1, len(stored))
     return {"path": str(source), "ok": True, "tensors": lines}
 
 
-def compare(name: str, decoded: Array, originals: dict[str, Array]) -> dict[str, Any]:
-    """Error of a decoded tensor against its original."""
+def compare(name: str, decoded: Array, originals: dict[str, Array], axes: Sequence[int] = ()) -> dict[str, Any]:
+    """Error of a decoded tensor against its original, times factors along the axes that have absorbed scales."""
     original = originals.get(name)
     if original is None or original.shape != decoded.shape:
         raise ExportError(f"the original has no tensor {name} of shape {list(decoded.shape)}")
@@ -82,12 +89,44 @@ def compare(name: str, decoded: Array, originals: dict[str, Array]) -> dict[str,
     if not np.isfinite(wide).all():
         raise ExportError(f"the original's {name} holds NaN or infinite values")
     identical = decoded.dtype == original.dtype and np.array_equal(wide, approximation)
+    wide = fitted(wide, approximation, axes)
     sqnr = sqnr_db(wide, approximation)
     return {
         "identical": identical,
         "sqnr_db": sqnr if np.isfinite(sqnr) else None,
         "max_error": float(np.abs(wide - approximation).max(initial=0)),
+        **({"scaled": list(axes)} if axes else {}),
     }
+
+
+def fitted(original: Array, approximation: Array, axes: Sequence[int]) -> Array:
+    """The original times factors along some axes, by least squares, one axis after the other.
+
+    Examples
+    --------
+    >>> a = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> np.round(fitted(a, a * [2.0, 5.0], [1]), 9)
+    array([[ 2., 10.],
+           [ 6., 20.]])
+    """
+    for _ in range(FITS if len(axes) > 1 else 1):
+        for axis in axes:
+            others = tuple(i for i in range(original.ndim) if i != axis % original.ndim)
+            products = (original * approximation).sum(axis=others, keepdims=True)
+            squares = np.square(original).sum(axis=others, keepdims=True)
+            original = original * np.divide(products, squares, out=np.ones_like(squares), where=squares > 0)
+    return original
+
+
+def scaled_axes(path: Path) -> dict[str, list[int]]:
+    """Axes along which tensors of a model are stored times absorbed scales, by the model's own account."""
+    if kind_of(path) != ".onnx":
+        return {}
+    try:
+        facts = json.loads({p.key: p.value for p in read_model(path).metadata_props}.get(METADATA_KEY, "{}"))
+        return {str(name): [int(a) for a in axes] for name, axes in facts.get("scaled", {}).items()}
+    except (ValueError, TypeError, AttributeError):  # information: not worth refusing the file for
+        return {}
 
 
 def stored_tensors(path: Path) -> dict[str, StoredTensor]:

@@ -10,29 +10,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from refimpl.activations import ActivationStatistics
 from refimpl.errors import InvalidArgument
 from refimpl.numerics import check_weight
 from refimpl.pruning import linf_score, prune, prune_mask
 from refimpl.quantization import QuantizationSpec, Quantized, dequantize, quantization_scale, quantize_with
 from refimpl.scaling import fold_into_scale, max_scale, scale_channels
-from refimpl.search import choose_exponent, row_scales
+from refimpl.search import Aim, Outliers, Searched, choose_exponent, row_scales
 from refimpl.symbols import to_symbols
 from refimpl.tans.blocks import Block, encode_block
 from refimpl.tans.stream import NUMPY, Kernels
-
-
-@dataclass(frozen=True)
-class ActivationStatistics:
-    """What calibration saw of a layer's input X (tokens, in)."""
-
-    maximum: npt.NDArray[np.float64]  # (in,) max_t |X[t, j]|
-    mean_square: npt.NDArray[np.float64]  # (in,) mean_t X[t, j]**2
-    variance: npt.NDArray[np.float64]  # (in,) mean square less the square of the mean
-
-    @staticmethod
-    def unknown(inputs: int) -> "ActivationStatistics":
-        """All channels alike: for weights that nothing is known about."""
-        return ActivationStatistics(np.ones(inputs), np.ones(inputs), np.ones(inputs))
 
 
 @dataclass(frozen=True)
@@ -42,6 +29,8 @@ class LayerSettings:
     Without ``target_sqnr_db`` the first exponent is used and the scale is the finest one,
     ``max|W'| / last code``. With it, `refimpl.search` picks both. Granularity "channel" gives each output
     channel its own scale instead of scaling input channels: one of the two, so that a vector undoes it.
+    Where outliers keep a scale for the whole tensor from the target, what ``outliers`` names may get coarser
+    scales of its own.
     """
 
     bits: int = 8
@@ -49,10 +38,18 @@ class LayerSettings:
     exponents: tuple[float, ...] = (0.0,)
     target_sqnr_db: float | None = None
     sparsity: float = 0.0
+    outliers: tuple[Outliers, ...] = ()
+    activation_bits: int | None = None  # the layer's input is quantized to so many bits
 
     def __post_init__(self) -> None:
         if not self.exponents:
             raise InvalidArgument("exponents are empty, at least one is needed")
+
+    def aim(self, *, absorbed: bool = False) -> Aim:
+        """What the search is to reach; a target is set."""
+        assert self.target_sqnr_db is not None, "only layers with a target are searched"
+        last_code = QuantizationSpec(bits=self.bits).code_range[1]
+        return Aim(self.exponents, self.target_sqnr_db, last_code, self.outliers, absorbed, self.activation_bits)
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class QuantizedLayer:
     exponent: float
     channel_scale: npt.NDArray[np.float32]  # (in,) s
     scaled: npt.NDArray[np.float32]  # (out, in) W' = W s
-    scale: npt.NDArray[np.float32]  # (1, 1) or (out, 1) step of the quantizer of W'
+    scale: npt.NDArray[np.float32]  # (1, 1), (1, in) or (out, 1) step of the quantizer of W'
     codes: npt.NDArray[np.int8]  # (out, in) before pruning
     mask: npt.NDArray[np.bool_]  # (out, in) True where pruned
     pruned: npt.NDArray[np.int8]  # (out, in)
@@ -73,7 +70,10 @@ class QuantizedLayer:
 
 
 def quantize_layer(
-    weight: npt.NDArray[np.floating], statistics: ActivationStatistics, settings: LayerSettings
+    weight: npt.NDArray[np.floating],
+    statistics: ActivationStatistics,
+    settings: LayerSettings,
+    row_scale: npt.NDArray[np.float32] | None = None,
 ) -> QuantizedLayer:
     """Scale, quantize and prune one layer.
 
@@ -83,6 +83,9 @@ def quantize_layer(
     statistics : ActivationStatistics
         Of the layer's input.
     settings : LayerSettings
+    row_scale : float32, shape (out,), optional
+        What the rows were divided by before, for the scale of the layer behind: pruning and search count each row
+        with its size before that.
 
     Raises
     ------
@@ -105,32 +108,43 @@ def quantize_layer(
     if W.ndim != 2 or statistics.maximum.shape != W.shape[1:] or statistics.mean_square.shape != W.shape[1:]:
         raise InvalidArgument(f"weight {W.shape} does not fit statistics of {statistics.maximum.shape} channels")
     spec = QuantizationSpec(bits=settings.bits, granularity=settings.granularity)
-    last_code = spec.code_range[1]
     by_row = settings.granularity == "channel"
     exponent = 0.0 if by_row else settings.exponents[0]
-    mask = prune_mask(linf_score(W, statistics.maximum), settings.sparsity)
-    step: np.float32 | None = None
+    if row_scale is not None and (row_scale.shape != W.shape[:1] or not (row_scale > 0).all()):
+        raise InvalidArgument(f"a scale of rows has to be {len(W)} positive numbers")
+    mask = prune_mask(linf_score(undivided(W, row_scale), statistics.maximum), settings.sparsity)
+    found = None
     if settings.target_sqnr_db is not None and W.any() and not by_row:
-        exponent, step = choose_exponent(
-            W, statistics.maximum, statistics.mean_square, statistics.variance, ~mask if settings.sparsity else None,
-            settings.exponents, settings.target_sqnr_db, last_code,
-        )  # fmt: skip
+        layer = Searched(W, ~mask if settings.sparsity else None, row_scale)
+        found = choose_exponent(layer, statistics, settings.aim())
+        exponent = found.exponent
     channel_scale = max_scale(statistics.maximum, exponent)
     scaled = scale_channels(W, channel_scale)
     scale, _ = quantization_scale(scaled, spec)
-    if step is not None:
-        scale = np.full((1, 1), step, np.float32)
+    if found is not None:
+        scale = found.scale
     elif by_row and settings.target_sqnr_db is not None:
         scale = np.maximum(scale, row_scales(scaled, settings.target_sqnr_db))
     codes = quantize_with(scaled, scale, np.zeros((1, 1), np.uint8), spec).codes
     pruned = prune(codes, mask)
     symbols, zero_point = to_symbols(pruned)
-    folded_scale = scale if by_row else fold_into_scale(scale, channel_scale)
+    folded_scale = scale if by_row or len(scale) > 1 else fold_into_scale(scale, channel_scale)
     reconstruction = dequantize(Quantized(pruned.astype(np.int8), folded_scale, np.zeros((1, 1), np.uint8)))
     return QuantizedLayer(
         exponent, channel_scale, scaled, scale, codes.astype(np.int8), mask, pruned.astype(np.int8),
         symbols, zero_point, folded_scale, reconstruction,
     )  # fmt: skip
+
+
+def undivided(weight: npt.NDArray[np.float32], row_scale: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32]:
+    """The weight as it was before its rows were divided.
+
+    Examples
+    --------
+    >>> undivided(np.array([[1, 2]], np.float32), np.array([4], np.float32))
+    array([[4., 8.]], dtype=float32)
+    """
+    return weight if row_scale is None else scale_channels(weight.T, row_scale).T
 
 
 def compress_layer(

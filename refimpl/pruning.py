@@ -4,7 +4,9 @@ Zeros are cheap: where most codes are zero, a zero costs a fraction of a bit.
 Specification: docs/spec/pruning.md.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +97,48 @@ def prune_mask(score: npt.NDArray[np.floating], sparsity: float) -> npt.NDArray[
            [False,  True]])
     """
     return select_lowest(score, prune_count(score.size, sparsity))
+
+
+def global_shares(scores: Sequence[npt.NDArray[np.floating]], sparsity: float) -> list[float]:
+    """The sparsity of each layer if one threshold holds for all of them.
+
+    Scores of a layer are divided by their mean, so that layers of other sizes and units compare; then the
+    ``floor(N * sparsity)`` lowest of all N are pruned, ties by the earlier layer and the lower index. A layer that has
+    k of them gets the share ``(k + 1/2) / n``, of which `prune_count` makes k again.
+
+    Parameters
+    ----------
+    scores : sequence of float arrays
+        Of each layer, without NaN.
+    sparsity : float
+
+    Raises
+    ------
+    InvalidArgument
+        NaN scores, or a sparsity outside [0, 1].
+
+    References
+    ----------
+    "When Compression Meets Model Compression", arXiv 2502.15443, prunes by score; that layers share one budget, and how
+    their scores compare, is our reading.
+
+    Examples
+    --------
+    >>> global_shares([np.array([1.0, 1.0, 4.0]), np.array([50.0, 70.0])], 0.4)
+    [0.8333333333333334, 0.0]
+    """
+    flat = [np.zeros(0, np.float32)]
+    for score in scores:
+        mean = float(np.mean(score, dtype=np.float64)) if score.size else 0.0
+        flat.append((score.reshape(-1) / (mean or 1.0)).astype(np.float32))
+    every = np.concatenate(flat)
+    mask = select_lowest(every, prune_count(every.size, sparsity))
+    ends = np.cumsum([f.size for f in flat])
+    counts = [int(np.count_nonzero(mask[a:b])) for a, b in pairwise(ends)]
+    return [
+        1.0 if k == n and n else (k + 0.5) / n if k else 0.0
+        for k, n in zip(counts, (s.size for s in scores), strict=True)
+    ]
 
 
 def prune_rows_mask(score: npt.NDArray[np.floating], sparsity: float) -> npt.NDArray[np.bool_]:

@@ -9,6 +9,7 @@ Specification: docs/spec/scaling.md.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -250,6 +251,54 @@ def unscale_activations(
     array([[0.5 , 0.25]], dtype=float32)
     """
     return activations / channel_scale
+
+
+def absorb(array: npt.NDArray[Any], channel_scale: npt.NDArray[np.float32], *, inverse: bool) -> npt.NDArray[Any]:
+    """``array * s`` or ``array / s``: a constant of the graph that takes over a channel scale or its inverse.
+
+    A layer's weight takes s along its input channels. What makes the layer's input takes 1 / s along the channels
+    of that input: scale and bias of a normalization, or rows and bias of the linear layer in front. Each is one
+    float32 operation, rounded once to the array's dtype: in real numbers the layer's output does not change, in
+    floating point it changes by what these roundings do.
+
+    Parameters
+    ----------
+    array : float, any shape
+    channel_scale : float32, broadcastable to the array
+    inverse : bool
+        Divide instead of multiply.
+
+    Returns
+    -------
+    Of the array's shape and dtype.
+
+    Raises
+    ------
+    InvalidArgument
+        A result is not finite in the array's dtype, or a scale broadens the array.
+
+    References
+    ----------
+    Xiao et al., "SmoothQuant", arXiv 2211.10438, section 4, "Applying SmoothQuant to Transformer blocks", absorbs into
+    normalizations; Lin et al., "AWQ", arXiv 2306.00978, into linear layers too.
+
+    Examples
+    --------
+    >>> s = np.array([2, 4], np.float32)
+    >>> absorb(np.array([1.0, 1.0], np.float16), s, inverse=True)
+    array([0.5 , 0.25], dtype=float16)
+    >>> absorb(np.array([[1.0, 1.0]], np.float32), s, inverse=False)
+    array([[2., 4.]], dtype=float32)
+    """
+    shape = channel_scale.shape
+    if len(shape) > array.ndim or any(n not in (1, d) for n, d in zip(shape[::-1], array.shape[::-1], strict=False)):
+        raise InvalidArgument(f"a scale of shape {shape} does not fit an array of shape {array.shape}")
+    with np.errstate(over="ignore", under="ignore"):
+        wide = array.astype(np.float32)
+        result = (wide / channel_scale if inverse else wide * channel_scale).astype(array.dtype)
+    if not np.isfinite(result.astype(np.float32)).all():
+        raise InvalidArgument(f"with its scale the array is beyond {array.dtype}")
+    return result
 
 
 def fold_into_scale(

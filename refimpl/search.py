@@ -1,15 +1,20 @@
 """Choosing the free numbers of a layer: quantization scale and scaling exponent.
 
 The objective is stated once, for every layer of every model: among the exponents offered, each with
-the coarsest scale whose expected output error stays within the target, take the one whose codes have
-the lowest entropy. Specification: docs/spec/pipeline.md, "Search".
+the coarsest scale whose expected output error stays within the target, take the one that stores the
+fewest bits, codes at their entropy and scales counted. Layers that share one input may have to share
+one exponent. Specification: docs/spec/pipeline.md, "Search".
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from refimpl.activations import ActivationStatistics, rounding_noise
+from refimpl.errors import InvalidArgument
 from refimpl.metrics import entropy
 from refimpl.numerics import divide_and_round
 from refimpl.scaling import max_scale, scale_channels
@@ -18,6 +23,41 @@ SAMPLE_WEIGHTS = 1 << 18  # a search looks at whole rows of at most so many weig
 ROUNDS = 6
 CAP = 0.95  # quantile of the channels' contributions to the signal at which they are cut
 SLACK = 10**0.1  # the target is reached to 1 dB
+SCALE_BITS = 32  # of one stored scale
+Outliers = Literal["columns", "rows"]
+Floors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a search may do, and what it is to reach."""
+
+    exponents: tuple[float, ...]
+    target_sqnr_db: float
+    last_code: int  # largest code
+    outliers: tuple[Outliers, ...] = ()  # what may get coarser scales of its own around large weights
+    absorbed: bool = False  # the inverse of the channel scale is stored elsewhere
+    activation_bits: int | None = None  # of the layer's input, if that is quantized too
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A layer to search."""
+
+    weight: npt.NDArray[np.float32]  # (out, in)
+    kept: npt.NDArray[np.bool_] | None = None  # (out, in) False where pruned
+    row_scale: npt.NDArray[np.float32] | None = None  # (out,) what rows were divided by: s of the layer behind
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search found for a layer."""
+
+    exponent: float
+    scale: npt.NDArray[np.float32]  # (1, 1), (1, in) or (out, 1), of W'
+    reached: bool  # the target
+    error: float  # expected squared error of the sample's output, over what the target allows
+    bits: float  # of all codes, at their entropy, and of the scales
 
 
 def coarsest_scale(
@@ -26,6 +66,7 @@ def coarsest_scale(
     allowed: float,
     finest: float,
     last_code: int,
+    floors: Floors | None = None,
 ) -> np.float32:
     """The coarsest per-tensor scale that keeps the output error within the target.
 
@@ -38,13 +79,15 @@ def coarsest_scale(
     ----------
     scaled : float32, shape (rows, in)
         W' of all rows or of a sample, pruned weights 0.
-    gain : float64, shape (in,)
+    gain : float64, shape (in,) or (rows, in)
     allowed : float
         Largest squared error.
     finest : float
         Lower bound of the result, ``max|W'| / last_code``: codes never clip.
     last_code : int
         Largest code.
+    floors : float32, shape (1, in) or (rows, 1), optional
+        Scales that columns or rows have at least. The smallest one that is not 0 is then the lower bound.
 
     Examples
     --------
@@ -53,77 +96,143 @@ def coarsest_scale(
     >>> float(scale), round(squared_error(weight, np.ones(100), scale, 127), 3)
     (0.06298828125, 0.333)
     """
+
+    def error_at(step: np.float32) -> float:
+        scale = step if floors is None else np.maximum(step, floors)
+        return squared_error(scaled, gain, scale, last_code)
+
     scale, coarsest = float(finest), 2.0 * last_code * finest  # where all codes are zero
-    error = squared_error(scaled, gain, np.float32(scale), last_code)
+    if floors is not None:
+        finest = max(float(floors[floors > 0].min(initial=np.float32(finest))), 2.0**-126)
+    error = error_at(np.float32(scale))
     for _ in range(ROUNDS):
         factor = max(allowed / error, 0.0) ** 0.5 if error > 0 else 2.0
         scale = min(max(finest, scale * factor), coarsest)
         if scale == finest:
             break
-        error = squared_error(scaled, gain, np.float32(scale), last_code)
+        error = error_at(np.float32(scale))
     result = truncate_scalar(scale)
-    while result > finest and squared_error(scaled, gain, result, last_code) > SLACK * allowed:
+    while result > finest and error_at(result) > SLACK * allowed:
         result = truncate_scalar(0.75 * float(result))  # weights on a grid: their error jumps
     return np.maximum(result, np.float32(finest))
 
 
-def choose_exponent(
-    weight: npt.NDArray[np.float32],
-    activation_max: npt.NDArray[np.floating],
-    activation_mean_square: npt.NDArray[np.floating],
-    activation_variance: npt.NDArray[np.floating],
-    kept: npt.NDArray[np.bool_] | None,
-    exponents: Sequence[float],
-    target_sqnr_db: float,
-    last_code: int,
-) -> tuple[float, np.float32]:
-    """(exponent, scale) with the cheapest codes that reach the target; ties go to the first exponent.
+def choose_exponent(layer: Searched, statistics: ActivationStatistics, aim: Aim) -> Choice:
+    """The exponent and scale that reach the target with the fewest bits; ties go to the first exponent.
 
     The signal is what varies from token to token, ``sum_j c_j`` with ``c_j = var(X[:, j]) sum_i W[i, j]**2``:
     a constant part of the output is a bias, however large, and carries nothing. Each ``c_j`` is capped at
     the 95th percentile of all, lest one channel (a position, an outlier) drown what the others say.
     The noise counts whole, by the mean square; what pruning costs comes on top and is the caller's choice.
+    Rows that were divided by a scale count with their size before it, signal and noise.
     If no exponent reaches the target, the most exact one is taken.
 
     Parameters
     ----------
-    weight : float32, shape (out, in)
-    activation_max, activation_mean_square, activation_variance : float, shape (in,)
-    kept : bool, shape (out, in), optional
-    exponents : sequence of float
-    target_sqnr_db : float
-    last_code : int
+    layer : Searched
+    statistics : ActivationStatistics
+    aim : Aim
 
     Examples
     --------
     >>> weight = np.linspace(-1, 1, 1000, dtype=np.float32).reshape(10, 100)
     >>> a = np.where(np.arange(100) < 50, 1.0, 8.0)  # half of the channels are active eight times as much
-    >>> choose_exponent(weight, a, a**2, a**2, None, (0.0, 0.5, 1.0), 30.0, 127)
-    (1.0, np.float32(0.125))
+    >>> found = choose_exponent(Searched(weight), ActivationStatistics(a, a**2, a**2), Aim((0.0, 0.5, 1.0), 30.0, 127))
+    >>> found.exponent, found.scale
+    (0.0, array([[0.06298828]], dtype=float32))
+    >>> free = Aim((0.0, 0.5, 1.0), 30.0, 127, absorbed=True)  # a scale for each channel of such a small layer costs
+    >>> found = choose_exponent(Searched(weight), ActivationStatistics(a, a**2, a**2), free)
+    >>> found.exponent, found.scale
+    (1.0, array([[0.125]], dtype=float32))
     """
+    return choose_shared_exponent([layer], statistics, aim)[0]
+
+
+def choose_shared_exponent(layers: Sequence[Searched], statistics: ActivationStatistics, aim: Aim) -> list[Choice]:
+    """One exponent for all layers that read the same input, each with a scale of its own.
+
+    The exponent at which the fewest layers miss the target; of those, the one with the fewest bits in sum, or
+    with the smallest sum of errors over what is allowed if a layer misses it.
+
+    Raises
+    ------
+    InvalidArgument
+        No exponents.
+    """
+    best: tuple[tuple[int, float], list[Choice]] | None = None
+    for exponent in aim.exponents:
+        choices = [try_exponent(layer, statistics, exponent, aim) for layer in layers]
+        missed = sum(not c.reached for c in choices)
+        rank = (missed, sum(c.error if missed else c.bits for c in choices))
+        if best is None or rank < best[0]:
+            best = (rank, choices)
+    if best is None:
+        raise InvalidArgument("exponents are empty, at least one is needed")
+    return best[1]
+
+
+def try_exponent(layer: Searched, statistics: ActivationStatistics, exponent: float, aim: Aim) -> Choice:
+    """The best scale for one exponent.
+
+    One scale for all of W', with two exceptions. Where its largest weight, not the target, decides how fine that is,
+    columns, or rows, whose largest weight the target's scale cannot reach may have a coarser one each
+    (``aim.outliers``). Where rows were divided by a scale, each may have the step divided by it: the codes are then
+    those of the weight as it was. Rows have scales only where no scales of columns are stored beside them.
+    """
+    weight, last = layer.weight, aim.last_code
+    channel_scale = max_scale(statistics.maximum, exponent)
+    rows_are_free = aim.absorbed or bool((channel_scale == 1).all())
     stride = max(1, -(-weight.size // SAMPLE_WEIGHTS))
     sample = weight[::stride]
-    contribution = np.asarray(activation_variance, np.float64) * np.square(sample, dtype=np.float64).sum(axis=0)
+    loudness = 1.0 if layer.row_scale is None else np.square(layer.row_scale[::stride, None], dtype=np.float64)
+    contribution = np.asarray(statistics.variance, np.float64) * (np.square(sample, dtype=np.float64) * loudness).sum(0)
     power = float(np.minimum(contribution, np.quantile(contribution, CAP) if len(contribution) else 0).sum())
-    allowed = power * 10.0 ** (-target_sqnr_db / 10)
-    if kept is not None:
-        sample = np.where(kept[::stride], sample, np.float32(0))
-    best: tuple[tuple[int, float], float, np.float32] | None = None
-    for exponent in exponents:
-        channel_scale = max_scale(activation_max, exponent)
-        largest = float((np.abs(weight).max(axis=0, initial=0) * channel_scale).max(initial=0))
-        finest = max(largest / last_code, 2.0**-126)
-        gain = np.asarray(activation_mean_square, np.float64) / np.square(channel_scale, dtype=np.float64)
-        scaled = scale_channels(sample, channel_scale)
-        scale = coarsest_scale(scaled, gain, allowed, finest, last_code)
-        codes = np.clip(divide_and_round(scaled, scale), -last_code, last_code).astype(np.int8)
-        bits = entropy(codes)
-        error = squared_error(scaled, gain, scale, last_code)
-        rank = (0, bits) if error <= SLACK * allowed else (1, error)  # where none reaches it, the best one
-        if best is None or rank < best[0]:
-            best = (rank, exponent, scale)
-    assert best is not None, "at least one exponent"
-    return best[1], best[2]
+    allowed = power * 10.0 ** (-aim.target_sqnr_db / 10)
+    if layer.kept is not None:
+        sample = np.where(layer.kept[::stride], sample, np.float32(0))
+    scaled = scale_channels(sample, channel_scale)
+    gain = np.asarray(statistics.mean_square, np.float64) / np.square(channel_scale, dtype=np.float64) * loudness
+    noise = 0.0
+    if aim.activation_bits is not None:
+        seen = rounding_noise(statistics.maximum / channel_scale, aim.activation_bits)
+        noise = seen * float((np.square(scaled, dtype=np.float64) * loudness).sum())
+    columns = np.abs(weight).max(axis=0, initial=0) * channel_scale
+    finest = max(float(columns.max(initial=0)) / last, 2.0**-126)
+
+    def choice(floors: Floors | None = None, relative: Floors | None = None) -> Choice:
+        """With scales ``max(step, floors)``, or ``step * relative``."""
+        fine = finest
+        if relative is not None:
+            fine = max(float((rows / relative[:, 0]).max(initial=0)) / last, 2.0**-126)
+        by_row = floors is not None and floors.shape[1] == 1
+        step = coarsest_scale(
+            scaled if relative is None else scaled / relative[::stride],
+            gain if relative is None else gain * np.square(relative[::stride], dtype=np.float64),
+            max(allowed - noise, 0.0), fine, last, floors[::stride] if floors is not None and by_row else floors,
+        )  # fmt: skip
+        stored = np.full((1, 1), step) if floors is None else np.maximum(step, floors)
+        if relative is not None:
+            stored = step * relative
+        scale = stored[::stride] if len(stored) > 1 else stored
+        codes = np.clip(divide_and_round(scaled, scale), -last, last).astype(np.int8)
+        error = squared_error(scaled, gain, scale, last) + noise
+        vector = not rows_are_free or not bool((stored == stored.flat[:1]).all())
+        numbers = max(stored.size, 1 if rows_are_free else weight.shape[1]) if vector else 1
+        bits = weight.size * entropy(codes) + SCALE_BITS * numbers
+        return Choice(exponent, stored, error <= SLACK * allowed, error / allowed if allowed else error, bits)
+
+    tried = [choice()]
+    if not weight.size:
+        return tried[0]
+    rows = np.abs(scale_channels(weight, channel_scale)).max(axis=1, initial=0)
+    if layer.row_scale is not None and rows_are_free:
+        tried.append(choice(relative=np.float32(1) / layer.row_scale[:, None]))
+    if aim.outliers and tried[0].scale[0, 0] <= np.float32(finest):
+        if "columns" in aim.outliers:
+            tried.append(choice(columns[None, :] / np.float32(last)))
+        if "rows" in aim.outliers and rows_are_free:
+            tried.append(choice(rows[:, None] / np.float32(last)))
+    return min(tried, key=lambda c: (not c.reached, c.bits if c.reached else c.error))
 
 
 def row_scales(weight: npt.NDArray[np.float32], target_sqnr_db: float) -> npt.NDArray[np.float32]:
@@ -162,10 +271,10 @@ def row_scales(weight: npt.NDArray[np.float32], target_sqnr_db: float) -> npt.ND
 def squared_error(
     scaled: npt.NDArray[np.float32],
     gain: npt.NDArray[np.float64],
-    scale: np.float32,
+    scale: np.float32 | npt.NDArray[np.float32],
     last_code: int,
 ) -> float:
-    """Expected squared error of the output when W' is rounded to multiples of the scale.
+    """Expected squared error of the output when W' is rounded to multiples of the scale, or of its rows' or columns'.
 
     Examples
     --------

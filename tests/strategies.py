@@ -18,7 +18,7 @@ from conformance.strategies import (  # noqa: F401
     table_logs,
 )
 from conformance.strategies import symbols as symbol_arrays  # noqa: F401
-from refimpl.pipeline import ActivationStatistics
+from refimpl.activations import ActivationStatistics
 from refimpl.tans.stream import Stream
 
 LARGEST = float(np.finfo(np.float32).max)

@@ -28,6 +28,8 @@ VALID, EDGE, TIES, REFUSED = ("valid",), ("edge",), ("ties",), ("invalid-argumen
 def all_cases() -> Iterator[Draft]:
     """Everything, step by step."""
     yield from scaling()
+    yield from absorbing()
+    yield from activations()
     yield from quantizing()
     yield from pruning()
     yield from logarithms()
@@ -66,6 +68,70 @@ def scaling() -> Iterator[Draft]:
         ("exponent-below-0", np.ones(2), -0.5), ("exponent-above-2", np.ones(2), 2.5),
     ):  # fmt: skip
         yield Draft("max_scale", name, REFUSED, {"activation_max": maxima}, {"exponent": exponent}, "InvalidArgument")
+
+
+def absorbing() -> Iterator[Draft]:
+    """Constants that take over channel scales."""
+    s = float32(0.5, 3.0, 0.7, 1.0)
+    weight = weights(3, 4, seed=12)
+    samples: tuple[tuple[str, Any, Array], ...] = (
+        ("vector", float32(1.0, -2.5, 0.1, 0.0), s),
+        ("columns", weight, s),
+        ("rows", weights(4, 3, seed=13), s.reshape(4, 1)),
+        ("matrix-of-scales", weight, np.tile(s, (3, 1))),
+        ("float16", float32(1.0, -2.5, 0.1, 3.0).astype(np.float16), s),
+        ("nothing", np.empty((0, 4), np.float32), s),
+    )
+    for name, array, scale in samples:
+        flags = EDGE if name == "nothing" else VALID
+        for inverse in (False, True):
+            inputs = {"array": array, "channel_scale": scale}
+            yield Draft("absorb", f"{name}-{'divided' if inverse else 'scaled'}", flags, inputs, {"inverse": inverse})
+    subnormal = np.array([1, 5, 0, 3], np.uint32).view(np.float32)
+    inputs = {"array": subnormal, "channel_scale": float32(2.0, 3.0, 1.0, 0.25)}
+    yield Draft("absorb", "subnormal", EDGE, inputs, {"inverse": True})
+    for name, array, scale in (
+        ("beyond-float16", np.full(2, 6e4, np.float16), float32(1, 2)),
+        ("beyond-float32", float32(3e38, 1), float32(2, 1)),
+        ("broadened", float32(1), s), ("other-channels", float32(1, 2, 3), s),
+    ):  # fmt: skip
+        yield Draft("absorb", name, REFUSED, {"array": array, "channel_scale": scale}, {"inverse": False},
+                    "InvalidArgument")  # fmt: skip
+
+
+def activations() -> Iterator[Draft]:
+    """Activations to codes, and products of codes."""
+    drawn = weights(5, 8, seed=21)
+    for name, x, lowest, highest, flags in (
+        ("drawn", drawn, -1.0, 1.0, VALID), ("one-sided", drawn, 0.0, 0.75, VALID),
+        ("all-negative", drawn, -0.5, -0.25, VALID),
+        ("halves", float32(*[k / 2 for k in range(-6, 7)]), -128, 127, TIES),
+        ("clipped", float32(-9, 9, 0.3), -0.1, 2.45, VALID), ("no-range", float32(0, 1, -1), 0.0, 0.0, EDGE),
+        ("subnormal", float32(0, 1e-45), 0.0, 1e-45, EDGE), ("huge", float32(3e38, -3e38, 0), -3e38, 3e38, EDGE),
+        ("nothing", np.empty((0, 3), np.float32), -1.0, 1.0, EDGE),
+    ):  # fmt: skip
+        parameters = {"lowest": float(lowest), "highest": float(highest)}
+        yield Draft("quantize_activations", name, flags, {"activations": x}, parameters)
+    yield Draft("quantize_activations", "reversed", REFUSED, {"activations": float32(0)},
+                {"lowest": 1.0, "highest": 0.5}, "InvalidArgument")  # fmt: skip
+    x = symbols(BYTES, 60, seed=22).array().reshape(5, 12)
+    w = (symbols(BYTES, 48, seed=23).array().astype(np.int16).clip(1, 255) - 128).astype(np.int8).reshape(4, 12)
+    inputs: dict[str, Any]
+    grid = {"activation_scale": np.array(0.03125, np.float32), "activation_zero_point": np.array(101, np.uint8)}
+    largest = np.full((1, 1001), 255, np.uint8), np.full((1, 1001), 127, np.int8)
+    for name, codes, weight, scale, flags in (
+        ("one-scale", x, w, np.full((1, 1), 0.013, np.float32), VALID),
+        ("scale-of-rows", x, w, float32(0.01, 0.02, 0.3, 7).reshape(4, 1), VALID),
+        ("sum-beyond-24-bits", *largest, np.full((1, 1), 1.0, np.float32), EDGE),
+        ("no-inputs", x[:, :0], w[:, :0], np.full((1, 1), 1.0, np.float32), EDGE),
+    ):
+        inputs = {"activation_codes": codes, **grid, "weight_codes": weight, "weight_scale": scale}
+        yield Draft("integer_linear", name, flags, inputs)
+    for name, weight, scale in (
+        ("other-inputs", w[:, :5], np.ones((1, 1), np.float32)), ("scale-of-inputs", w, np.ones((1, 12), np.float32)),
+    ):  # fmt: skip
+        inputs = {"activation_codes": x, **grid, "weight_codes": weight, "weight_scale": scale}
+        yield Draft("integer_linear", name, REFUSED, inputs, error="InvalidArgument")
 
 
 def quantizing() -> Iterator[Draft]:

@@ -11,8 +11,9 @@ from strategies import weights
 from codec.frame import Frame
 from codec.kernels import NUMBA
 from codec.tensor import DTYPES, fits, load, load_symbols, store_integers, store_weight
+from refimpl.activations import ActivationStatistics
 from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded
-from refimpl.pipeline import ActivationStatistics, LayerSettings, quantize_layer
+from refimpl.pipeline import LayerSettings, quantize_layer
 from refimpl.quantization import QuantizationSpec, quantize
 from refimpl.tans.blocks import Block
 from refimpl.tans.stream import NUMPY

@@ -9,8 +9,8 @@ from strategies import rng, seeds
 from onnx_export.calibration import BATCH, batches, check_samples, collect_statistics, combine, inputs_of, read_samples
 from onnx_export.compress import compress
 from onnx_export.weights import Reader
+from refimpl.activations import ActivationStatistics
 from refimpl.errors import CalibrationError, ExportError
-from refimpl.pipeline import ActivationStatistics
 
 OPSETS = (11, 13, 18, 21)
 CHAIN = "(float[n, 16] x) => (float[n, 8] y) { a = MatMul(x, w) h = Relu(a) y = MatMul(h, v) }"

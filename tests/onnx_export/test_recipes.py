@@ -13,10 +13,10 @@ def test_recipes_are_known_by_name():
 
 
 @pytest.mark.parametrize("sparsity", [0, 0.25, 0.999])
-def test_a_sparsity_is_for_layers_and_kernels_not_for_tables(sparsity):
+def test_a_sparsity_is_for_layers_not_for_tables_and_kernels(sparsity):
     weights, before = recipe("double", sparsity).weights, RECIPES["double"].weights
-    assert (weights.layer.sparsity, weights.kernel.sparsity) == (sparsity, sparsity)
-    assert weights.table == before.table
+    assert weights.layer.sparsity == sparsity
+    assert (weights.table, weights.kernel) == (before.table, before.kernel)
     assert weights.layer.target_sqnr_db == before.layer.target_sqnr_db
 
 
@@ -50,3 +50,24 @@ def test_a_sparsity_is_that_of_the_layers():
     assert recipe("aggressive", sparsity=0.8).prune.sparsity == 0.8
     with pytest.raises(InvalidArgument, match="prunes nothing"):
         recipe("rate", sparsity=0.5)
+
+
+def test_a_budget_is_of_double_alone():
+    assert recipe("double", prune_budget="global").prune_budget == "global"
+    assert recipe("double").prune_budget == recipe("double", prune_budget="layer").prune_budget == "layer"
+    for name in ("rate", "aggressive", "lossless"):
+        with pytest.raises(InvalidArgument, match="for double"):
+            recipe(name, prune_budget="global")
+    with pytest.raises(InvalidArgument, match="prune_budget is 'row'"):
+        recipe("double", prune_budget="row")
+
+
+def test_activations_are_quantized_by_double_alone():
+    chosen = recipe("double", activations="int8")
+    assert chosen.quantizes_activations
+    assert chosen.weights.layer.activation_bits == 8
+    assert not recipe("double").quantizes_activations
+    assert raise_targets(chosen, 3.0).quantizes_activations
+    for name in ("rate", "aggressive", "lossless"):
+        with pytest.raises(InvalidArgument, match="for double"):
+            recipe(name, activations="int8")

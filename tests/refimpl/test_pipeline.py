@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import rng, seeds, statistics, weights
 
+from refimpl.activations import ActivationStatistics
 from refimpl.errors import InvalidArgument
 from refimpl.metrics import entropy, sqnr_db
-from refimpl.pipeline import ActivationStatistics, LayerSettings, compress_layer, quantize_layer
+from refimpl.pipeline import LayerSettings, compress_layer, quantize_layer
 from refimpl.pruning import linf_score, prune_mask
 from refimpl.quantization import QuantizationSpec, quantization_scale
 from refimpl.scaling import max_scale

@@ -3,11 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from strategies import activation_maxima, weights
+from strategies import activation_maxima, rng, seeds, weights
 
 from refimpl.errors import InvalidArgument
 from refimpl.pruning import (
     NOfM,
+    global_shares,
     linf_score,
     lowest_of_rows,
     magnitude_score,
@@ -140,3 +141,34 @@ def test_dead_columns_are_zeroed_and_the_others_stay(weight, data):
     assert result.dtype == weight.dtype
     assert not result[:, diagonal == 0].any()
     assert np.array_equal(result[:, diagonal > 0], weight[:, diagonal > 0])
+
+
+@given(seeds, st.floats(0, 1), st.integers(1, 5))
+def test_one_threshold_for_all_layers_prunes_what_is_lowest_of_all(seed, sparsity, count):
+    random = rng(seed)
+    sizes = [tuple(random.integers(1, 8, 2)) for _ in range(count)]
+    scores = [
+        np.abs(random.standard_normal(s)).astype(np.float32) * np.float32(10.0 ** random.integers(-3, 4)) for s in sizes
+    ]
+    shares = global_shares(scores, sparsity)
+    masks = [prune_mask(score, share) for score, share in zip(scores, shares, strict=True)]
+    total = sum(s.size for s in scores)
+    assert sum(int(m.sum()) for m in masks) == prune_count(total, sparsity)
+    normalized = [s / np.mean(s, dtype=np.float64) for s in scores]
+    pruned = [x for n, m in zip(normalized, masks, strict=True) for x in n[m]]
+    kept = [x for n, m in zip(normalized, masks, strict=True) for x in n[~m]]
+    assert max(pruned, default=0) <= min(kept, default=np.inf) * (1 + 1e-6)
+
+
+@given(seeds, st.floats(0, 1))
+def test_the_unit_of_a_layers_scores_does_not_matter(seed, sparsity):
+    random = rng(seed)
+    scores = [np.abs(random.standard_normal((4, 5))).astype(np.float32) for _ in range(3)]
+    louder = [s * np.float32(2.0**k) for s, k in zip(scores, (-20, 0, 30), strict=True)]
+    assert global_shares(louder, sparsity) == global_shares(scores, sparsity)
+
+
+def test_layers_of_zeros_go_first_and_no_layers_are_no_shares():
+    assert global_shares([np.ones((2, 2)), np.zeros((2, 2))], 0.5) == [0.0, 1.0]
+    assert global_shares([], 0.5) == []
+    assert global_shares([np.empty((0, 3)), np.ones((1, 2))], 0.5) == [0.0, 0.75]

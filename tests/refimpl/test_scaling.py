@@ -11,6 +11,7 @@ from refimpl.hessian import output_error
 from refimpl.quantization import QuantizationSpec, Quantized, dequantize, quantize
 from refimpl.scaling import (
     FLOOR,
+    absorb,
     awq_scale,
     fold_into_scale,
     max_scale,
@@ -176,3 +177,34 @@ def test_awq_takes_the_best_ratio_and_the_first_of_equals():
 def test_impossible_arguments_of_scales_are_refused(call):
     with pytest.raises(InvalidArgument):
         call()
+
+
+@given(
+    st.sampled_from([np.float16, np.float32]),
+    hnp.arrays(np.float32, (3, 4), elements=st.floats(-100, 100, width=32)),
+    hnp.arrays(np.float32, st.sampled_from([(4,), (1, 4), (3, 1), (1,), ()]), elements=st.floats(0.0625, 16, width=32)),
+)
+def test_absorbing_is_one_float32_operation_rounded_once(dtype, array, s):
+    array = array.astype(dtype)
+    scaled, divided = absorb(array, s, inverse=False), absorb(array, s, inverse=True)
+    assert scaled.dtype == divided.dtype == dtype
+    assert np.array_equal(scaled, (array.astype(np.float32) * s).astype(dtype))
+    assert np.array_equal(divided, (array.astype(np.float32) / s).astype(dtype))
+
+
+@given(weights(largest=2.0**20, max_side=6), st.data())
+def test_a_scale_and_its_absorbed_inverse_cancel(weight, data):
+    s = max_scale(data.draw(activation_maxima(weight.shape[1])), data.draw(exponents))
+    x = np.random.default_rng(0).standard_normal((5, weight.shape[1])).astype(np.float32)
+    product = absorb(x, s, inverse=True) @ absorb(weight, s, inverse=False).T
+    size = np.abs(x) @ np.abs(weight).T
+    assert (np.abs(product - x @ weight.T) <= 1e-5 * size + 1e-30).all()
+
+
+def test_scales_that_broaden_or_overflow_are_refused():
+    with pytest.raises(InvalidArgument):
+        absorb(np.ones(3, np.float32), np.ones((2, 3), np.float32), inverse=False)
+    with pytest.raises(InvalidArgument):
+        absorb(np.ones(3, np.float32), np.ones(4, np.float32), inverse=False)
+    with pytest.raises(InvalidArgument, match="float16"):
+        absorb(np.full(2, 60_000, np.float16), np.full(2, 2, np.float32), inverse=False)
