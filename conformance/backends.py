@@ -11,7 +11,7 @@ import numpy.typing as npt
 from codec import frame as frame_format
 from codec.container import read_container
 from codec.kernels import NUMBA
-from codec.tensor import INTEGERS, StoredTensor, load
+from codec.tensor import INTEGERS, Stored, load
 from refimpl import pruning, quantization, scaling
 from refimpl.errors import InvalidArgument
 from refimpl.quantization import QuantizationSpec, Quantized
@@ -114,9 +114,9 @@ class Reference:
         return {name: values_of(tensor, self.kernels) for name, tensor in tensors.items()}
 
 
-def values_of(tensor: Array | StoredTensor, kernels: Kernels) -> Array:
+def values_of(tensor: Array | Stored, kernels: Kernels) -> Array:
     """A container's tensor as a plain array."""
-    if not isinstance(tensor, StoredTensor):
+    if not isinstance(tensor, Stored):
         return tensor
     values = load(tensor, kernels=kernels)
     if tensor.dtype not in INTEGERS:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 import onnx.version_converter
 
-from codec.tensor import StoredTensor
+from codec.tensor import Stored
 from onnx_export.aggressive import can_be_pruned, prune_layers
 from onnx_export.calibration import Batch, Samples, check_samples, collect_statistics, combine, read_samples
 from onnx_export.calls import Call, write_call
@@ -52,6 +52,7 @@ from onnx_export.tensors import (
     Tensor,
     compress_integers,
     compress_weight,
+    mode_of,
     reason_to_copy,
     skip,
     uncalibrated,
@@ -62,7 +63,7 @@ from onnx_export.weights import Constant, along_axis, find_constants, find_insid
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.pipeline import ActivationStatistics
 
-Results = dict[str, tuple[StoredTensor, Call | None, Tensor]]  # no call where coding would not shrink
+Results = dict[str, tuple[Stored, Call | None, Tensor]]  # no call where coding would not shrink
 
 
 def compress_onnx(
@@ -117,7 +118,7 @@ def compress_onnx(
 
 def functions_bytes(calls: Mapping[str, Call]) -> int:
     """Bytes of the function definitions that these calls need."""
-    return sum(f.ByteSize() for f in functions({call.node.op_type for call in calls.values()}, MIN_OPSET))
+    return sum(f.ByteSize() for f in functions(set().union(*(call.functions for call in calls.values())), MIN_OPSET))
 
 
 def compress_constants(
@@ -128,9 +129,9 @@ def compress_constants(
 ) -> Results:
     """Compress tensors of a graph, several at a time."""
 
-    def one(constant: Constant) -> tuple[str, tuple[StoredTensor, Call | None, Tensor]]:
+    def one(constant: Constant) -> tuple[str, tuple[Stored, Call | None, Tensor]]:
         stored, line = compress_constant(constant, combine(constant.readers, statistics), options)
-        if stored.scale is None and stored.frame.block.mode in ("raw", "constant"):
+        if not constant.is_float and mode_of(stored) in ("raw", "constant"):
             return constant.name, (stored, None, line)
         call = write_call(constant.name, stored)
         line = with_container_bytes(line, call.stored_bytes)
@@ -313,7 +314,7 @@ def reason_to_skip(constant: Constant, options: Options) -> str | None:
 
 def compress_constant(
     constant: Constant, statistics: ActivationStatistics | None, options: Options
-) -> tuple[StoredTensor, Tensor]:
+) -> tuple[Stored, Tensor]:
     """Compress one tensor of a graph."""
     if not constant.is_float:
         return compress_integers(constant.name, constant.array, options)

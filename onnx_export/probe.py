@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from codec.tensor import StoredTensor, load
+from codec.tensor import Stored, load
 from onnx_export.calibration import batches
 from onnx_export.rewrite import remove
 from onnx_export.runtime import open_session, run
@@ -76,7 +76,7 @@ def output_sqnr(before: Iterable[npt.NDArray[np.floating]], after: Iterable[npt.
 
 
 def with_weights(
-    model: onnx.ModelProto, stored: Mapping[str, StoredTensor], ties: Mapping[str, Tie]
+    model: onnx.ModelProto, stored: Mapping[str, Stored], ties: Mapping[str, Tie]
 ) -> onnx.ModelProto:
     """A copy of a model with decoded weights in place of the originals."""
     return with_arrays(model, {name: load(tensor) for name, tensor in stored.items()}, ties)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import onnx
 from onnx import helper
 
-from onnx_export.calls import Call
+from onnx_export.calls import INTERLEAVE, Call
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 from onnx_export.ties import Tie
 from onnx_export.weights import Constant
@@ -37,7 +37,7 @@ def replace_by_calls(
         helper.make_node("Transpose" if tie.transposed else "Identity", [tie.source], [name], name=f"{name}.tied")
         for name, tie in ties.items()
     ]
-    nodes = [*(call.node for call in calls.values()), *views, *graph.node]
+    nodes = [*(node for call in calls.values() for node in call.nodes), *views, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.extend(tensor for call in calls.values() for tensor in call.inputs)
@@ -49,7 +49,7 @@ def replace_by_calls(
     )
     if calls:
         opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-        model.functions.extend(functions({call.node.op_type for call in calls.values()}, opset))
+        model.functions.extend(functions(set().union(*(call.functions for call in calls.values())), opset))
         model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
 
 
@@ -65,20 +65,29 @@ def names_in(graph: onnx.GraphProto) -> set[str]:
 
 
 def find_free_names(calls: Iterable[Call], taken: set[str]) -> None:
-    """Put underscores behind the names of calls' inputs that the graph or another call uses, in place."""
+    """Put underscores behind the names of calls' inputs, and of what goes from one of their nodes to another, that the
+    graph or another call uses, in place."""
     for call in calls:
-        for i, tensor in enumerate(call.inputs):
-            while tensor.name in taken:
-                tensor.name += "_"
-            taken.add(tensor.name)
-            call.node.input[i] = tensor.name
+        renamed = {}
+        for name in (*(tensor.name for tensor in call.inputs), *(node.output[0] for node in call.before)):
+            free = name
+            while free in taken:
+                free += "_"
+            taken.add(free)
+            renamed[name] = free
+        for tensor in call.inputs:
+            tensor.name = renamed[tensor.name]
+        for node in call.nodes:
+            node.input[:] = [renamed[name] for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
 
 
 def replace_by_constants(model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto]) -> None:
     """Replace every call by an initializer of the same name and drop all traces of compression, in place."""
     graph = model.graph
     inputs = {name for node in graph.node if node.domain == DOMAIN for name in node.input}
-    nodes = [node for node in graph.node if node.domain != DOMAIN]
+    joined = {node.input[0] for node in graph.node if node.domain == DOMAIN and node.op_type == INTERLEAVE}
+    nodes = [node for node in graph.node if node.domain != DOMAIN and not joined.intersection(node.output)]
     del graph.node[:]
     graph.node.extend(nodes)
     remove(graph, inputs)
