@@ -2,7 +2,7 @@
 
 Every stored tensor NAME becomes a U8 tensor ``NAME`` that holds its frame, for weights an F32 tensor
 ``NAME.scale``, and a U8 tensor ``NAME.zero_point``. One in bands becomes the same for each of ``NAME.0``, ``NAME.1``, ..
-and a U8 tensor ``NAME`` that holds the band of each channel. Tensors that are not compressed stay as they are.
+and a U8 tensor ``NAME`` that holds a frame of the band of each channel. Tensors that are not compressed stay as they are.
 The file's metadata has one more entry, ``tansor``: canonical JSON
 
     {"tensors": {NAME: {"dtype": ..., "shape": [...]}, ...}, "version": 1}
@@ -23,10 +23,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from codec.frame import read_frame, write_frame
+from codec.frame import decode_frame, encode, read_frame, write_frame
 from codec.tensor import DTYPES, INTEGERS, MAX_BANDS, BandedTensor, Stored, StoredTensor, make_banded
 from refimpl.errors import Corrupt, InvalidArgument, StreamError, Truncated, UnsupportedVersion
-from refimpl.tans.nibbles import unpack_nibbles
 
 KEY = "tansor"
 VERSION = 1
@@ -85,7 +84,7 @@ def needed_names(name: str, tensor: Stored) -> set[str]:
 def parts_of(name: str, tensor: Stored) -> Plain:
     """The plain tensors that a compressed one becomes."""
     if isinstance(tensor, BandedTensor):
-        bands: Plain = {name: tensor.packed_bands}
+        bands: Plain = {name: np.frombuffer(encode(tensor.bands, profile="archive"), np.uint8)}
         for g, part in enumerate(tensor.parts):
             bands |= parts_of(f"{name}.{g}", part)
         return bands
@@ -179,13 +178,17 @@ def take_tensor(plain: Plain, name: str, entry: Entry) -> Stored:
     if entry.axis is None or entry.bands is None:
         return take_part(plain, name, entry.dtype, entry.shape)
     axis, shape = entry.axis, entry.shape
-    packed = plain.pop(name, None)
-    if packed is None or packed.dtype != np.uint8 or packed.ndim != 1:
-        raise Corrupt("its bands are missing or no vector of U8")
-    channels = np.bincount(unpack_nibbles(packed)[: shape[axis]], minlength=entry.bands).tolist()
+    frame = plain.pop(name, None)
+    if frame is None or frame.dtype != np.uint8:
+        raise Corrupt("the frame of its bands is missing or not U8")
+    header = read_frame(frame.tobytes())
+    if header.block.symbol_count != shape[axis]:  # before the frame's own claim is believed
+        raise Corrupt(f"{header.block.symbol_count} bands for {shape[axis]} channels")
+    bands = decode_frame(header)
+    channels = np.bincount(bands, minlength=entry.bands).tolist()
     shapes = [(*shape[:axis], count, *shape[axis + 1 :]) for count in channels[: entry.bands]]
     parts = [take_part(plain, f"{name}.{g}", entry.dtype, part) for g, part in enumerate(shapes)]
-    return make_banded(axis, packed, shape[axis], parts)
+    return make_banded(axis, bands, parts)
 
 
 def take_part(plain: Plain, name: str, dtype: str, shape: tuple[int, ...]) -> StoredTensor:

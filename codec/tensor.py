@@ -17,7 +17,6 @@ from codec.frame import Frame, decode_frame, make_frame
 from codec.kernels import NUMBA
 from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, StreamError
 from refimpl.symbols import to_symbols
-from refimpl.tans.nibbles import pack_nibbles, unpack_nibbles
 from refimpl.tans.stream import Kernels
 
 FLOATS: dict[str, np.dtype[Any]] = {
@@ -85,14 +84,9 @@ class BandedTensor:
         return self.parts[0].dtype
 
     @property
-    def packed_bands(self) -> npt.NDArray[np.uint8]:
-        """Bands as they are stored, two in each byte."""
-        return pack_nibbles(self.bands)
-
-    @property
     def stored_bytes(self) -> int:
-        """Bytes of all parts and of the bands."""
-        return sum(part.stored_bytes for part in self.parts) + self.packed_bands.nbytes
+        """Bytes of all parts and of the bands, two channels in a byte."""
+        return sum(part.stored_bytes for part in self.parts) + -(-len(self.bands) // 2)
 
     @property
     def payload_bytes(self) -> float:
@@ -103,9 +97,7 @@ class BandedTensor:
 Stored = StoredTensor | BandedTensor
 
 
-def make_banded(
-    axis: int, packed_bands: npt.NDArray[np.uint8], channels: int, parts: Sequence[StoredTensor]
-) -> BandedTensor:
+def make_banded(axis: int, bands: npt.NDArray[np.uint8], parts: Sequence[StoredTensor]) -> BandedTensor:
     """A banded tensor from what is stored of it.
 
     Raises
@@ -115,18 +107,13 @@ def make_banded(
     """
     if not 1 <= len(parts) <= MAX_BANDS:
         raise Corrupt(f"{len(parts)} bands, allowed are 1 to {MAX_BANDS}")
-    shapes = {(*part.shape[:axis], *part.shape[axis + 1 :]) for part in parts}
-    if not 0 <= axis < min(len(part.shape) for part in parts) or len(shapes) > 1 or len({p.dtype for p in parts}) > 1:
-        raise Corrupt(f"bands of shapes {[list(part.shape) for part in parts]} do not fit along axis {axis}")
-    if channels != sum(part.shape[axis] for part in parts) or len(packed_bands) != -(-channels // 2):
-        raise Corrupt(f"{len(packed_bands)} bytes of bands for {channels} channels")
-    halves = unpack_nibbles(packed_bands)
-    bands = halves[:channels]
-    if halves[channels:].any():
-        raise Corrupt("the half byte behind the last channel's band is not zero")
+    shapes = [list(part.shape) for part in parts]
+    others = {(*part.shape[:axis], *part.shape[axis + 1 :]) for part in parts}
+    if not 0 <= axis < min(map(len, shapes)) or len(others) > 1 or len({part.dtype for part in parts}) > 1:
+        raise Corrupt(f"bands of shapes {shapes} do not fit along axis {axis}")
     counts = np.bincount(bands, minlength=len(parts)).tolist()
-    if counts != [part.shape[axis] for part in parts]:
-        raise Corrupt(f"{counts} channels in bands that hold {[part.shape[axis] for part in parts]}")
+    if counts != [shape[axis] for shape in shapes]:
+        raise Corrupt(f"{counts} channels in bands that hold {[shape[axis] for shape in shapes]}")
     return BandedTensor(axis, bands, tuple(parts))
 
 

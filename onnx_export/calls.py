@@ -24,6 +24,7 @@ from refimpl.errors import Corrupt
 from refimpl.tans.blocks import Block, Chunks
 from refimpl.tans.classes import NO_CLASSES
 from refimpl.tans.counts import stored_counts
+from refimpl.tans.nibbles import pack_nibbles, unpack_nibbles
 from refimpl.tans.stream import Stream
 
 ELEMENT_TYPES = {
@@ -141,7 +142,7 @@ def write_call(name: str, stored: Stored) -> Call:
 def write_banded(name: str, stored: BandedTensor) -> Call:
     """The nodes that produce a tensor in bands."""
     calls = [write_call(f"{name}.{g}", part) for g, part in enumerate(stored.parts)]
-    parts: Arrays = {"bands": stored.packed_bands, "channels": np.array([len(stored.bands)], np.int64)}
+    parts: Arrays = {"bands": pack_nibbles(stored.bands), "channels": np.array([len(stored.bands)], np.int64)}
     inputs = [numpy_helper.from_array(array, f"{name}.{part}") for part, array in parts.items()]
     bands = [call.node.output[0] for call in calls]
     joined = helper.make_node("Concat", bands, [f"{name}.joined"], name=f"{name}.join", axis=stored.axis)
@@ -246,7 +247,10 @@ def read_banded(calls: Sequence[Call], call: Call) -> BandedTensor:
     axis = attributes["axis"]
     if [a.i for a in call.before[-1].attribute if a.name == "axis"] != [axis]:
         raise Corrupt(f"the bands are joined along another axis than {axis}")
-    return make_banded(axis, vector(bands, np.uint8), count, [read_call(part) for part in calls])
+    every = unpack_nibbles(vector(bands, np.uint8))
+    if not (len(every) - 1 <= count <= len(every) and not every[count:].any()):
+        raise Corrupt(f"{len(bands)} bytes of bands for {count} channels")
+    return make_banded(axis, every[:count], [read_call(part) for part in calls])
 
 
 def read_call(call: Call) -> StoredTensor:

@@ -53,7 +53,7 @@ def test_more_jobs_write_the_same_bytes(tmp_path):
 def test_a_weight_that_matters_more_gets_more_bits(tmp_path):
     graph = "(float[n, 64] x) => (float[n, 64] y) { a = MatMul(x, w) b = MatMul(x, v) c = Mul(b, k) y = Add(a, c) }"
     model = net(graph, w=normal(64, 64), v=normal(64, 64, seed=1), k=np.float32(0.1))
-    samples = rng(0).standard_normal((40, 64)).astype(np.float32)
+    samples = rng(0).standard_normal((400, 64)).astype(np.float32)
     report = compress(save(model, tmp_path / "m.onnx"), tmp_path / "s.onnx", recipe="rate", calibration=samples)
     entropy = {t["name"]: t["entropy_bits_per_weight"] for t in report["tensors"]}
     assert entropy["w"] - entropy["v"] == pytest.approx(np.log2(10), abs=0.8)
