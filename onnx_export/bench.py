@@ -177,7 +177,7 @@ def decode_speed(call: tuple[str, tuple[int, ...], str, Call], device: str, repe
 def call_model(name: str, shape: tuple[int, ...], dtype: str, call: Call) -> onnx.ModelProto:
     """A model that decodes one tensor."""
     output = helper.make_tensor_value_info(name, CODES[dtype], shape)
-    graph = helper.make_graph(call.nodes, "decode", [], [output], call.inputs)
+    graph = helper.make_graph(call.nodes, "decode", [], [output], call.inputs, value_info=call.values)
     imports = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
     bodies = functions(call.functions, 21)
     return helper.make_model(graph, opset_imports=imports, ir_version=10, functions=bodies)

@@ -63,11 +63,15 @@ INTERLEAVE = "Interleave"
 
 @dataclass(frozen=True)
 class Call:
-    """A node and the initializers it reads; for a tensor in bands also the nodes before it and what these read."""
+    """A node and the initializers it reads; for a tensor in bands also the nodes before it and what these read.
+
+    Of what goes from one node to another the types are declared: native operators know theirs from nothing else.
+    """
 
     node: onnx.NodeProto
     inputs: list[onnx.TensorProto]
     before: tuple[onnx.NodeProto, ...] = ()
+    values: tuple[onnx.ValueInfoProto, ...] = ()
 
     @property
     def nodes(self) -> tuple[onnx.NodeProto, ...]:
@@ -155,7 +159,12 @@ def write_banded(name: str, stored: BandedTensor) -> Call:
         axis=stored.axis,
         stored_crc=checksum(inputs),
     )
-    return Call(node, [tensor for call in calls for tensor in call.inputs] + inputs, (*(c.node for c in calls), joined))
+    values = [
+        helper.make_tensor_value_info(band, ELEMENT_TYPES[part.dtype], part.shape)
+        for band, part in zip(bands, stored.parts, strict=True)
+    ]
+    every = [tensor for call in calls for tensor in call.inputs] + inputs
+    return Call(node, every, (*(call.node for call in calls), joined), tuple(values))
 
 
 def read_calls(model: onnx.ModelProto) -> Iterator[tuple[str, Stored, Call]]:
@@ -183,7 +192,8 @@ def read_calls(model: onnx.ModelProto) -> Iterator[tuple[str, Stored, Call]]:
             else:
                 calls = [find_inputs(producers[band], initializers) for band in join.input]
                 call = find_inputs(node, initializers)
-                call = Call(node, [t for c in [*calls, call] for t in c.inputs], (*(c.node for c in calls), join))
+                every, before = [t for c in [*calls, call] for t in c.inputs], (*(c.node for c in calls), join)
+                call = Call(node, every, before, tuple(v for v in model.graph.value_info if v.name in join.input))
                 yield name, read_banded(calls, call), call
         except Corrupt as error:
             raise Corrupt(f"{name}: {error}") from None

@@ -47,6 +47,7 @@ def replace_by_calls(
         for c in constants
         if c.name in gone and c.name not in declared
     )
+    graph.value_info.extend(value for call in calls.values() for value in call.values)
     if calls:
         opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         model.functions.extend(functions(set().union(*(call.functions for call in calls.values())), opset))
@@ -75,8 +76,8 @@ def find_free_names(calls: Iterable[Call], taken: set[str]) -> None:
                 free += "_"
             taken.add(free)
             renamed[name] = free
-        for tensor in call.inputs:
-            tensor.name = renamed[tensor.name]
+        for item in (*call.inputs, *call.values):
+            item.name = renamed[item.name]
         for node in call.nodes:
             node.input[:] = [renamed[name] for name in node.input]
             node.output[:] = [renamed.get(name, name) for name in node.output]
@@ -87,12 +88,15 @@ def replace_by_constants(model: onnx.ModelProto, tensors: Iterable[onnx.TensorPr
     graph = model.graph
     inputs = {name for node in graph.node if node.domain == DOMAIN for name in node.input}
     joined = {node.input[0] for node in graph.node if node.domain == DOMAIN and node.op_type == INTERLEAVE}
+    tensors = list(tensors)
+    between = {n for node in graph.node if node.domain == DOMAIN for n in node.output} - {t.name for t in tensors}
     nodes = [node for node in graph.node if node.domain != DOMAIN and not joined.intersection(node.output)]
     del graph.node[:]
     graph.node.extend(nodes)
     remove(graph, inputs)
     graph.initializer.extend(tensors)
     for field, stay in (
+        (graph.value_info, [v for v in graph.value_info if v.name not in between]),
         (model.functions, [f for f in model.functions if f.domain != DOMAIN]),
         (model.opset_import, [o for o in model.opset_import if o.domain != DOMAIN]),
         (model.metadata_props, [p for p in model.metadata_props if p.key != METADATA_KEY]),

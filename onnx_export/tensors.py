@@ -57,6 +57,7 @@ class Tensor:
     shape: tuple[int, ...]
     recipe: str  # "double" or "lossless"
     mode: str  # of its block, or of its bands' blocks
+    bands: int
     elements: int
     original_bytes: int
     stored_bytes: int  # payload, side information, counts, layout, scale and zero point
@@ -284,6 +285,7 @@ def describe(name: str, array: Array, stored: Stored, counts: npt.NDArray[np.int
         shape=array.shape,
         recipe="lossless",
         mode=mode_of(stored),
+        bands=len(stored.parts),
         elements=array.size,
         original_bytes=nbytes(array),
         stored_bytes=stored.stored_bytes,

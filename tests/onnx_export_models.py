@@ -92,7 +92,7 @@ def call_model(name, stored, opset=21):
     nodes = [*call.nodes, helper.make_node("Cast", [name], ["wide"], to=wide)]
     outputs = [helper.make_tensor_value_info("wide", wide, stored.shape)]
     info = [helper.make_tensor_value_info(name, to, stored.shape)]
-    graph = helper.make_graph(nodes, "one", [], outputs, call.inputs, value_info=info)
+    graph = helper.make_graph(nodes, "one", [], outputs, call.inputs, value_info=[*info, *call.values])
     imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
     bodies = functions(call.functions, opset)
     return helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSIONS[opset], functions=bodies)
