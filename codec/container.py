@@ -162,7 +162,7 @@ def read_entry(entry: Mapping[str, Any]) -> Entry:
     if "axis" in entry or "bands" in entry:
         if type(axis) is not int or type(bands) is not int:
             raise ValueError("axis and bands are not both integers")
-        if not (0 <= axis < len(shape) and 1 <= bands <= MAX_BANDS):
+        if not (0 <= axis < len(shape) and 2 <= bands <= MAX_BANDS):
             raise ValueError(f"{bands} bands along axis {axis} of {len(shape)}")
     return Entry(str(entry["dtype"]), shape, axis, bands)
 
@@ -182,8 +182,8 @@ def take_tensor(plain: Plain, name: str, entry: Entry) -> Stored:
     if frame is None or frame.dtype != np.uint8:
         raise Corrupt("the frame of its bands is missing or not U8")
     header = read_frame(frame.tobytes())
-    if header.block.symbol_count != shape[axis]:  # before the frame's own claim is believed
-        raise Corrupt(f"{header.block.symbol_count} bands for {shape[axis]} channels")
+    if header.block.symbol_count != shape[axis] or header.block.mode == "constant":  # whose count may be any
+        raise Corrupt(f"bands of {header.block.symbol_count} channels, {header.block.mode}, for {shape[axis]} channels")
     bands = decode_frame(header)
     channels = np.bincount(bands, minlength=entry.bands).tolist()
     shapes = [(*shape[:axis], count, *shape[axis + 1 :]) for count in channels[: entry.bands]]

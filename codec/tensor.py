@@ -105,14 +105,14 @@ def make_banded(axis: int, bands: npt.NDArray[np.uint8], parts: Sequence[StoredT
     Corrupt
         The parts do not fit one another or the bands.
     """
-    if not 1 <= len(parts) <= MAX_BANDS:
-        raise Corrupt(f"{len(parts)} bands, allowed are 1 to {MAX_BANDS}")
+    if not 2 <= len(parts) <= MAX_BANDS:
+        raise Corrupt(f"{len(parts)} bands, allowed are 2 to {MAX_BANDS}")
     shapes = [list(part.shape) for part in parts]
     others = {(*part.shape[:axis], *part.shape[axis + 1 :]) for part in parts}
     if not 0 <= axis < min(map(len, shapes)) or len(others) > 1 or len({part.dtype for part in parts}) > 1:
         raise Corrupt(f"bands of shapes {shapes} do not fit along axis {axis}")
     counts = np.bincount(bands, minlength=len(parts)).tolist()
-    if counts != [shape[axis] for shape in shapes]:
+    if counts != [shape[axis] for shape in shapes] or not all(counts):
         raise Corrupt(f"{counts} channels in bands that hold {[shape[axis] for shape in shapes]}")
     return BandedTensor(axis, bands, tuple(parts))
 

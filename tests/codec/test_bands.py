@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from stored_tensors import banded_tensors
 
 from codec.container import read_container, read_header, stored_bytes, write_container
+from codec.frame import Frame, write_frame
 from codec.tensor import (
     BandedTensor,
     StoredTensor,
@@ -21,6 +22,7 @@ from codec.tensor import (
     store_weight,
 )
 from refimpl.errors import Corrupt, InvalidArgument, StreamError, Truncated
+from refimpl.tans.blocks import Block
 
 BANDS = np.array([0, 2, 1, 0, 0, 1, 2, 0, 1], np.uint8)
 symbols = np.random.default_rng(0).binomial(12, 0.5, (30, 9)).astype(np.uint8)
@@ -81,7 +83,7 @@ OTHER = StoredTensor((30, 2), "float32", PARTS[2].frame, PARTS[2].zero_point, PA
     [
         (1, BANDS.clip(0, 1), PARTS), (1, BANDS + 1, PARTS), (1, BANDS * 100, PARTS), (1, BANDS[:8], PARTS),
         (1, np.append(BANDS, BANDS[:1]), PARTS), (1, BANDS[:0], PARTS), (1, BANDS, PARTS[:2]), (1, BANDS, []),
-        (1, BANDS, PARTS[:1] * 17), (1, BANDS, [PARTS[2], PARTS[1], PARTS[0]]), (1, BANDS, [*PARTS[:2], OTHER]),
+        (1, BANDS, PARTS[:1] * 17), (1, np.zeros(4, np.uint8), PARTS[:1]), (1, BANDS, [PARTS[2], PARTS[1], PARTS[0]]), (1, BANDS, [*PARTS[:2], OTHER]),
         (0, BANDS, PARTS), (2, BANDS, PARTS), (-1, BANDS, PARTS),
     ],
 )  # fmt: skip
@@ -156,6 +158,24 @@ def test_every_damaged_byte_of_the_bands_is_noticed(at):
         damaged[begin + header["w"]["data_offsets"][0] + at] ^= value
         with pytest.raises(StreamError):
             read_container(bytes(damaged))
+
+
+def test_a_constant_frame_of_bands_allocates_nothing():
+    huge = np.frombuffer(write_frame(Frame(Block("constant", 2**40, np.zeros(1, np.uint8)), 0)), np.uint8)
+    header, begin = read_header(FILE)
+    first, last = header["w"]["data_offsets"]
+    body = FILE[begin:]
+    grown = len(huge) - (last - first)
+    for entry in (e for n, e in header.items() if n != "__metadata__"):
+        entry["data_offsets"] = [at + grown if at > first else at for at in entry["data_offsets"]]
+    header["w"]["shape"] = [len(huge)]
+    index = json.loads(header["__metadata__"]["tansor"])
+    index["tensors"]["w"]["shape"] = [30, 2**40]
+    header["__metadata__"]["tansor"] = json.dumps(index)
+    text = json.dumps(header).encode()
+    data = struct.pack("<Q", len(text)) + text + body[:first] + huge.tobytes() + body[last:]
+    with pytest.raises(Corrupt, match="constant"):
+        read_container(data)
 
 
 @pytest.mark.parametrize("name", ["w", "w.0", "w.1.zero_point", "w.2.scale"])
