@@ -52,8 +52,9 @@ def compared(options: argparse.Namespace, target: float | None) -> Iterator[list
             quality = tansor.evaluate(output, tokens, baseline=options.model)
             seconds = seconds_to_run(output, tokens[:1])
         weights, bands = report["weights"], [t["bands"] for t in report["tensors"]]
+        taken = sum(number > 1 for number in bands)
         yield [
-            f"{target or ''}", "none" if most == 1 else f"up to {max(bands)}", f"{sum(b > 1 for b in bands)} of {len(bands)}",
+            f"{target or ''}", "none" if most == 1 else f"up to {max(bands)}", f"{taken} of {len(bands)}",
             f"{weights['stored_bytes']:,}", f"{weights['bits_per_weight']:.3f}", f"{report['output_bytes']:,}",
             f"{quality['loss_percent']:+.2f} %", f"{seconds:.2f}",
         ]  # fmt: skip

@@ -1,8 +1,9 @@
 """The container for weights without a graph: a safetensors file of frames.
 
 Every stored tensor NAME becomes a U8 tensor ``NAME`` that holds its frame, for weights an F32 tensor
-``NAME.scale``, and a U8 tensor ``NAME.zero_point``. One in bands becomes the same for each of ``NAME.0``, ``NAME.1``, ..
-and a U8 tensor ``NAME`` that holds a frame of the band of each channel. Tensors that are not compressed stay as they are.
+``NAME.scale``, and a U8 tensor ``NAME.zero_point``. One in bands becomes the same for each of ``NAME.0``,
+``NAME.1``, .. and a U8 tensor ``NAME`` that holds a frame of the band of each channel. Tensors that are not
+compressed stay as they are.
 The file's metadata has one more entry, ``tansor``: canonical JSON
 
     {"tensors": {NAME: {"dtype": ..., "shape": [...]}, ...}, "version": 1}

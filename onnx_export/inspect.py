@@ -27,8 +27,8 @@ def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
     -------
     dict
         ``path``, ``bytes``, ``compressed`` (whether there is anything tansor made), ``made_by`` and
-        ``tensors``: name, shape, dtype, mode, bands, table_log (the largest of the bands'), lane_count, elements, stored_bytes,
-        side_bytes, bits_per_weight.
+        ``tensors``: name, shape, dtype, mode, bands, table_log (the largest of the bands'), lane_count, elements,
+        stored_bytes, side_bytes, bits_per_weight.
 
     Raises
     ------

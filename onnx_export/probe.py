@@ -75,9 +75,7 @@ def output_sqnr(before: Iterable[npt.NDArray[np.floating]], after: Iterable[npt.
     return round(min(values), 6) if values else None
 
 
-def with_weights(
-    model: onnx.ModelProto, stored: Mapping[str, Stored], ties: Mapping[str, Tie]
-) -> onnx.ModelProto:
+def with_weights(model: onnx.ModelProto, stored: Mapping[str, Stored], ties: Mapping[str, Tie]) -> onnx.ModelProto:
     """A copy of a model with decoded weights in place of the originals."""
     return with_arrays(model, {name: load(tensor) for name, tensor in stored.items()}, ties)
 

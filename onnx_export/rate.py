@@ -104,8 +104,8 @@ class Layer:
     def scales(self) -> npt.NDArray[np.float32]:
         """(out, 1) or (1, in) or (1, 1): what the weight is divided by before it is quantized.
 
-        Columns in bands have their band's relative step. Rows of a kernel are brought to one rms. Rows or columns of another matrix have 1, unless their largest
-        weight is an outlier that fine codes could not reach.
+        Columns in bands have their band's relative step. Rows of a kernel are brought to one rms. Rows or columns of
+        another matrix have 1, unless their largest weight is an outlier that fine codes could not reach.
         """
         if self.bands is not None:
             return self.bands.of_columns
@@ -327,8 +327,8 @@ def quantize(
 ) -> npt.NDArray[np.int8]:
     """Codes of a layer, kept in the folder.
 
-    Columns with one step are settled in the order of their inputs' activity, most active first: the errors of those that
-    count most find the most columns to make up for them. Steps of bands see to that themselves.
+    Columns with one step are settled in the order of their inputs' activity, most active first: the errors of those
+    that count most find the most columns to make up for them. Steps of bands see to that themselves.
     """
     path = codes_file(layer, step, folder)
     if path.exists():

@@ -66,8 +66,10 @@ def names_in(graph: onnx.GraphProto) -> set[str]:
 
 
 def find_free_names(calls: Iterable[Call], taken: set[str]) -> None:
-    """Put underscores behind the names of calls' inputs, and of what goes from one of their nodes to another, that the
-    graph or another call uses, in place."""
+    """Put underscores behind names of calls that the graph or another call uses, in place.
+
+    These are the names of their inputs and of what goes from one of their nodes to another.
+    """
     for call in calls:
         renamed = {}
         for name in (*(tensor.name for tensor in call.inputs), *(node.output[0] for node in call.before)):
@@ -76,8 +78,10 @@ def find_free_names(calls: Iterable[Call], taken: set[str]) -> None:
                 free += "_"
             taken.add(free)
             renamed[name] = free
-        for item in (*call.inputs, *call.values):
-            item.name = renamed[item.name]
+        for tensor in call.inputs:
+            tensor.name = renamed[tensor.name]
+        for value in call.values:
+            value.name = renamed[value.name]
         for node in call.nodes:
             node.input[:] = [renamed[name] for name in node.input]
             node.output[:] = [renamed.get(name, name) for name in node.output]

@@ -1,7 +1,6 @@
 """Compressing one tensor, and its line in the report."""
 
 import fnmatch
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any

@@ -70,10 +70,9 @@ def code_bands(counts: Counts, price: float) -> Bands:
 def stepped_bands(factor: Matrix, rows: int, price: float) -> SteppedBands:
     """Bands of the columns of a weight by what an error in each costs the output once later columns made up for it.
 
-    Error feedback with steps s_j loses ``sum_j s_j**2 / (12 U[j, j]**2)`` in each row, so steps in proportion to U[j, j]
-    take the fewest bits for a loss. Columns of a band share the step
-    ``(mean_j U[j, j]**-2)**(-1/2)``, and the bits of a weight of the band, up to what all bands have in common, are
-    ``log2(mean_j U[j, j]**-2) / 2``.
+    Error feedback with steps s_j loses ``sum_j s_j**2 / (12 U[j, j]**2)`` in each row, so steps in proportion to
+    U[j, j] take the fewest bits for a loss. Columns of a band share the step ``(mean_j U[j, j]**-2)**(-1/2)``, and the
+    bits of a weight of the band, up to what all bands have in common, are ``log2(mean_j U[j, j]**-2) / 2``.
 
     Parameters
     ----------

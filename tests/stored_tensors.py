@@ -114,10 +114,11 @@ def channel_bands(draw, channels, most=5):
 
 
 @st.composite
-def banded_tensors(draw, dtypes=tuple(sorted(FLOATS))):
+def banded_tensors(draw, dtypes=("bfloat16", "float16", "float32")):
     """(tensor in bands, the values that it holds)."""
     shape = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple).filter(lambda s: max(s) > 1))
-    axis, dtype, random = draw(st.sampled_from([k for k, n in enumerate(shape) if n > 1])), draw(st.sampled_from(dtypes)), rng(draw(seeds))
+    axis = draw(st.sampled_from([k for k, n in enumerate(shape) if n > 1]))
+    dtype, random = draw(st.sampled_from(dtypes)), rng(draw(seeds))
     bands = draw(channel_bands(shape[axis]))
     symbols = random.binomial(12, 0.5, shape).astype(np.uint8)
     zero = np.array(6, np.uint8)

@@ -83,7 +83,8 @@ OTHER = StoredTensor((30, 2), "float32", PARTS[2].frame, PARTS[2].zero_point, PA
     [
         (1, BANDS.clip(0, 1), PARTS), (1, BANDS + 1, PARTS), (1, BANDS * 100, PARTS), (1, BANDS[:8], PARTS),
         (1, np.append(BANDS, BANDS[:1]), PARTS), (1, BANDS[:0], PARTS), (1, BANDS, PARTS[:2]), (1, BANDS, []),
-        (1, BANDS, PARTS[:1] * 17), (1, np.zeros(4, np.uint8), PARTS[:1]), (1, BANDS, [PARTS[2], PARTS[1], PARTS[0]]), (1, BANDS, [*PARTS[:2], OTHER]),
+        (1, BANDS, PARTS[:1] * 17), (1, np.zeros(4, np.uint8), PARTS[:1]),
+        (1, BANDS, [PARTS[2], PARTS[1], PARTS[0]]), (1, BANDS, [*PARTS[:2], OTHER]),
         (0, BANDS, PARTS), (2, BANDS, PARTS), (-1, BANDS, PARTS),
     ],
 )  # fmt: skip
@@ -104,7 +105,7 @@ def test_a_damaged_part_is_noticed():
 
 def test_the_names_and_the_index():
     header, _ = read_header(FILE)
-    assert header["w"]["dtype"] == "U8" and header["w"]["shape"] == [29]
+    assert (header["w"]["dtype"], header["w"]["shape"]) == ("U8", [29])
     assert {f"w.{g}{part}" for g in range(3) for part in ("", ".scale", ".zero_point")} < header.keys()
     assert json.loads(header["__metadata__"]["tansor"]) == {
         "tensors": {"w": {"axis": 1, "bands": 3, "dtype": "float16", "shape": [30, 9]}}, "version": 1

@@ -33,7 +33,8 @@ def test_channels_of_two_widths_are_told_apart(seed):
 def test_bands_never_cost_more_than_one_table(seed, price):
     counts, _ = mixed(seed, widths=(1.0, 1.3, 2.0, 5.0))
     bands = code_bands(counts, price)
-    assert set(bands) == set(range(bands.max() + 1)) and len(set(bands)) <= MOST_BANDS
+    assert set(bands) == set(range(bands.max() + 1))
+    assert len(set(bands)) <= MOST_BANDS
     assert total(counts, bands, price) <= total(counts, np.zeros(len(counts)), price) + 1e-6
 
 
@@ -55,7 +56,7 @@ def test_the_cut_is_the_cheapest_of_all(numbers, price):
 
 
 def test_without_channels_there_is_nothing_to_cut():
-    assert cut(0, lambda first, last: 0.0, 1.0) == []
+    assert cut(0, lambda _first, _last: 0.0, 1.0) == []
     assert code_bands(np.zeros((0, 4), np.int64), 1.0).shape == (0,)
 
 
@@ -70,13 +71,14 @@ def test_steps_follow_what_an_error_costs(seed, columns, price):
         assert len(of_band)
         assert len(bands.steps) == 1 or diagonal[bands.of_column > g].min(initial=np.inf) >= of_band.max()
         if len(bands.steps) > 1:
-            expected = bands.steps[0] * (np.mean(of_band**-2.0) / np.mean(diagonal[bands.of_column == 0] ** -2.0)) ** -0.5
-            assert step == pytest.approx(expected, rel=0.02)
+            ratio = np.mean(of_band**-2.0) / np.mean(diagonal[bands.of_column == 0] ** -2.0)
+            assert step == pytest.approx(bands.steps[0] * ratio**-0.5, rel=0.02)
 
 
 def test_bands_that_do_not_pay_are_one():
     alike = stepped_bands(np.eye(30), 1000, 10.0)
-    assert not alike.of_column.any() and alike.steps.tolist() == [1.0]
+    assert not alike.of_column.any()
+    assert alike.steps.tolist() == [1.0]
     assert len(stepped_bands(np.diag(np.arange(1.0, 31)), 1000, 1e9).steps) == 1
 
 
@@ -113,9 +115,11 @@ def test_a_curve_counts_each_band_with_its_own_table():
     bands = np.repeat([0, 1], 32).astype(np.uint8)
     W = rng.normal(size=(128, 64)) * np.where(bands, 8.0, 1.0)
     one, two = rate_curve(W), rate_curve(W, bands)
-    assert np.array_equal(one.step, two.step) and np.array_equal(one.error, two.error)
+    assert np.array_equal(one.step, two.step)
+    assert np.array_equal(one.error, two.error)
     parts = [rate_curve(W[:, bands == g]) for g in (0, 1)]
     step = one.step[12]
     apart = np.mean([np.interp(np.log2(step), np.log2(p.step), p.bits) for p in parts])
     assert two.bits[12] == pytest.approx(apart, abs=0.05)
-    assert (two.bits <= one.bits + 1e-9).all() and two.bits[12] < one.bits[12] - 0.2
+    assert (two.bits <= one.bits + 1e-9).all()
+    assert two.bits[12] < one.bits[12] - 0.2
