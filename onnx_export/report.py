@@ -147,7 +147,7 @@ def tensor_table(tensors: Sequence[dict[str, Any]], verified: dict[str, Any] | N
     errors = {t["name"]: t for t in (verified or {}).get("tensors", [])}
     heads = [
         "tensor", "shape", "bytes", "side bytes", "bits/weight", "entropy", "zeros", "SQNR dB", "exponent",
-        "statistics", "mode",
+        "statistics", "mode", "bands",
     ]  # fmt: skip
     if errors:
         heads.append("checksums")
@@ -157,7 +157,7 @@ def tensor_table(tensors: Sequence[dict[str, Any]], verified: dict[str, Any] | N
             escape(t["name"]), "x".join(map(str, t["shape"])), f"{t['stored_bytes']:,}", f"{t['side_bytes']:,}",
             f"{t['bits_per_weight']:.3f}", f"{t['entropy_bits_per_weight']:.3f}", f"{t['sparsity']:.1%}",
             "exact" if t["sqnr_db"] is None else f"{t['sqnr_db']:.1f}",
-            "-" if t["exponent"] is None else f"{t['exponent']:g}", t["statistics"], t["mode"],
+            "-" if t["exponent"] is None else f"{t['exponent']:g}", t["statistics"], t["mode"], f"{t['bands']}",
         ]  # fmt: skip
         body.append([*row, "right" if t["name"] in errors else "-"] if errors else row)
     return table(heads, body)

@@ -36,9 +36,10 @@ def test_every_kind_of_weight_runs_after_it(tmp_path, name):
         assert output_sqnr([b.astype(np.float64) for b in before], after) > 22
 
 
-@pytest.mark.parametrize("bits", [3.0, 5.0])
-def test_target_bits_are_met_over_the_whole_model(tmp_path, bits):
-    report = compress(OPT, tmp_path / "small.onnx", recipe="rate", target_bits=bits, calibration=TOKENS)
+@pytest.mark.parametrize(("bits", "profile"), [(3.0, "gpu"), (4.0, "archive"), (5.0, "gpu")])
+def test_target_bits_are_met_over_the_whole_model(tmp_path, bits, profile):
+    settings = {"recipe": "rate", "target_bits": bits, "profile": profile}
+    report = compress(OPT, tmp_path / "small.onnx", calibration=TOKENS, **settings)
     assert report["weights"]["bits_per_weight"] == pytest.approx(bits, rel=0.01)
     assert report["weights"]["bits_per_weight"] == 8 * report["weights"]["stored_bytes"] / report["weights"]["count"]
     verify(tmp_path / "small.onnx", OPT)
