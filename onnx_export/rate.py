@@ -317,7 +317,8 @@ def attempt_bands(
         return output_error(codes * (step * layer.scales()) - weight, hessian)
 
     before = loss(layer, plain.step, np.load(codes_file(layer, plain.step, folder)))
-    more = np.log2(loss(banded, trial.step, codes) / before) / 2 if before > 0 else 0.0
+    after = loss(banded, trial.step, codes)
+    more = np.log2(after / before) / 2 if before > 0 and after > 0 else 0.0
     saves = trial.file_bits + weight.size * more < (1 - LEAST_SAVING) * plain.file_bits
     return trial if saves else None
 

@@ -63,7 +63,9 @@ def code_bands(counts: Counts, price: float) -> Bands:
     middle = int(counts.sum(0) @ symbols) // max(int(counts.sum()), 1)
     spread = counts @ np.abs(symbols - middle)
     order, ends = slices(spread)
-    sums = np.concatenate([np.zeros((1, counts.shape[1]), np.int64), np.cumsum(counts[order], axis=0)])[ends]
+    sums = np.zeros((len(ends), counts.shape[1]), np.int64)
+    for k in range(1, len(ends)):
+        sums[k] = sums[k - 1] + counts[order[ends[k - 1] : ends[k]]].sum(0)
     return assign(order, ends, cut(len(ends) - 1, lambda first, last: code_length(sums[last] - sums[first]), price))
 
 
