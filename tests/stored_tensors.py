@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import coder_inputs, rng, seeds
 
 from codec.frame import Frame
-from codec.tensor import FLOATS, StoredTensor, load, make_banded, split_bands, store_integers, store_weight
+from codec.tensor import FLOATS, StoredTensor, make_banded, split_bands, store_integers, store_weight
 from refimpl.tans.blocks import Block, Chunks, decode_block, split_chunks
 from refimpl.tans.nibbles import pack_nibbles
 from refimpl.tans.stream import NUMPY, encode_stream
@@ -124,10 +124,10 @@ def banded_tensors(draw, dtypes=("bfloat16", "float16", "float32")):
     zero = np.array(6, np.uint8)
     if dtype not in FLOATS:
         values = symbols.astype(np.int8) - np.int8(6) if dtype == "int8" else symbols
-        parts = [store_integers(part) for part in split_bands(values, axis, bands)]
+        parts = [store_integers(part, kernels=NUMPY) for part in split_bands(values, axis, bands)]
         return make_banded(axis, bands, parts), values
     scale = np.ldexp(random.random(tuple(n if draw(st.booleans()) else 1 for n in shape)) + 0.5, -3).astype(np.float32)
     every = zip(split_bands(symbols, axis, bands), split_bands(scale, axis, bands), strict=True)
-    parts = [store_weight(part, zero, by, dtype) for part, by in every]
+    parts = [store_weight(part, zero, by, dtype, kernels=NUMPY) for part, by in every]
     banded = make_banded(axis, bands, parts)
-    return banded, load(store_weight(symbols, zero, scale, dtype))
+    return banded, ((symbols.astype(np.float32) - zero) * scale).astype(FLOATS[dtype])
