@@ -11,7 +11,7 @@ import numpy.typing as npt
 from codec import frame as frame_format
 from codec.container import read_container
 from codec.kernels import NUMBA
-from codec.tensor import INTEGERS, StoredTensor, load
+from codec.tensor import INTEGERS, Stored, load
 from refimpl import activations as act
 from refimpl import hessian, pruning, quantization, rate, scaling, schedule, sparsegpt
 from refimpl.allocation import Demand, allocate_bits, allocate_error
@@ -231,9 +231,9 @@ def share_of(sparsity: float | None, pattern: str | None) -> float | NOfM:
     return NOfM(*map(int, pattern.split(":"))) if pattern else float(sparsity or 0)
 
 
-def values_of(tensor: Array | StoredTensor, kernels: Kernels) -> Array:
+def values_of(tensor: Array | Stored, kernels: Kernels) -> Array:
     """A container's tensor as a plain array."""
-    if not isinstance(tensor, StoredTensor):
+    if not isinstance(tensor, Stored):
         return tensor
     values = load(tensor, kernels=kernels)
     if tensor.dtype not in INTEGERS:

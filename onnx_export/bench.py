@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from codec.tensor import load, store_integers
-from onnx_export.budget import BUFFERS, Profile, fraction_of, measure, open_kept
+from codec.tensor import BandedTensor, load, store_integers
+from onnx_export.budget import BUFFERS, Profile, fraction_of, measure, open_kept, whole_calls
 from onnx_export.calls import read_calls
 from onnx_export.files import file_bytes, read_model
-from onnx_export.functions import DOMAIN
 from onnx_export.measure import (
     Setup,
     bandwidths,
@@ -33,7 +32,7 @@ from onnx_export.measure import (
     seconds_of,
 )
 from onnx_export.rewrite import planned_residents
-from onnx_export.runtime import describe_placement, onnxruntime, open_session
+from onnx_export.runtime import describe_placement, onnxruntime
 from onnx_export.session import load_session
 from onnx_export.tables import make_console, make_table
 from refimpl.throughput import Machine, Workload, device_bytes, stages
@@ -94,14 +93,15 @@ def bench(
     model = read_model(source)
     speeds = bandwidths(source, setup)
     latency, predictions = {}, {}
-    if any(o.domain == DOMAIN for o in model.opset_import):
+    tensors = [stored for _, stored, _ in read_calls(model)]
+    if tensors and not any(isinstance(stored, BandedTensor) for stored in tensors):
         predictions = predict(source, model, setups, speeds)
         cases = [c for c in predictions["cases"] if c["measured_seconds"] is not None]
         ran = mode if mode in {c["case"] for c in cases} else predictions["planned"]
         latency = {c["batch"]: c["measured_seconds"] for c in cases if c["case"] == ran}
     else:
-        plain = open_session(str(source), device, setup.options())
-        latency = {s.batch: seconds_of({"": bound_run(plain, s)}, s)[""] for s in setups}
+        session = load_session(source, mode, device, options=setup.options())
+        latency = {s.batch: seconds_of({"": bound_run(session, s)}, s)[""] for s in setups}
     return {
         "path": str(source), "bytes": file_bytes(source), "device": device, "mode": mode, "threads": threads,
         "placement": placement, "load_seconds": load_seconds, "latency": latency,
@@ -121,8 +121,8 @@ def predict(
     source: Path, model: onnx.ModelProto, setups: list[Setup], speeds: dict[str, float | None]
 ) -> dict[str, Any]:
     """What the formulas say of a compressed model: ``tensors``, ``profiles`` and ``cases``."""
-    fractions = {name: fraction_of(stored.frame.block) for name, stored, _ in read_calls(model)}
-    sizes = {name: call.stored_bytes for name, _, call in read_calls(model)}
+    fractions = {name: fraction_of(stored.frame.block) for name, stored, _ in whole_calls(model)}
+    sizes = {name: call.stored_bytes for name, _, call in whole_calls(model)}
     resident = planned_residents(model, list(fractions))
     modes = ["resident", "streaming", *(["auto"] if 0 < len(resident) < len(fractions) else [])]
     memory = {mode: memory_apart(source, mode, setups[0]) for mode in modes}

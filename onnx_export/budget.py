@@ -17,7 +17,7 @@ Specification: docs/spec/throughput.md, "In a model".
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ import onnx
 from onnx import numpy_helper
 
 from codec.frame import Frame, make_frame
-from codec.tensor import DTYPES, StoredTensor, load, load_symbols
-from onnx_export.calls import read_calls, write_call
+from codec.tensor import DTYPES, BandedTensor, StoredTensor, load, load_symbols
+from onnx_export.calls import Call, read_calls, write_call
 from onnx_export.files import check_distinct, check_output, naming, read_model, write_model
 from onnx_export.measure import Setup, bound_run, decoding, seconds_of
 from onnx_export.progress import Progress, silent
@@ -138,7 +138,7 @@ def measure(
     ExportError
         ONNX Runtime refuses the model, or cannot run it.
     """
-    calls = [(name, stored) for name, stored, _ in read_calls(model)]
+    calls = [(name, stored) for name, stored, _ in whole_calls(model)]
     if not calls:
         raise InvalidArgument("nothing in the model is compressed: there is no speed to choose")
     ends = {}
@@ -374,10 +374,24 @@ def fit_budget(
     return describe_plan(plan, setup, model)
 
 
+def whole_calls(model: onnx.ModelProto) -> Iterator[tuple[str, StoredTensor, Call]]:
+    """(name, tensor, call) of each compressed tensor.
+
+    Raises
+    ------
+    InvalidArgument
+        One lies in bands: such files are for the least size.
+    """
+    for name, stored, call in read_calls(model):
+        if isinstance(stored, BandedTensor):
+            raise InvalidArgument(f"{name} lies in bands, whose speed is not for choice: use the profile gpu")
+        yield name, stored, call
+
+
 def apply_plan(model: onnx.ModelProto, plan: Plan, profile: str) -> None:
     """Code the fractions of a plan, in place, and note in the model how to keep its tensors."""
     calls = {}
-    for name, stored, _ in read_calls(model):
+    for name, stored, _ in whole_calls(model):
         fraction = plan.fractions[name]
         if fraction != fraction_of(stored.frame.block) and range_of(stored, profile)[0] < FRACTION_STEPS:
             calls[name] = write_call(name, with_fraction(stored, fraction, profile))
@@ -406,7 +420,7 @@ def describe_plan(plan: Plan, setup: Setup, model: onnx.ModelProto) -> dict[str,
                 "stored_bytes": call.stored_bytes,
                 "side_bytes": int(call.stored_bytes - stored.payload_bytes),
             }
-            for name, stored, call in read_calls(model)
+            for name, stored, call in whole_calls(model)
         ],
     }
 

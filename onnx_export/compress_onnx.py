@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 import onnx.version_converter
 
-from codec.tensor import StoredTensor
+from codec.tensor import Stored
 from onnx_export.activations import quantize_activations
 from onnx_export.aggressive import can_be_pruned, prune_layers
 from onnx_export.calibration import (
@@ -65,6 +65,7 @@ from onnx_export.tensors import (
     compress_integers,
     compress_weight,
     is_excluded,
+    mode_of,
     reason_to_copy,
     skip,
     uncalibrated,
@@ -76,7 +77,7 @@ from refimpl.activations import ActivationStatistics
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.pruning import global_shares, linf_score
 
-Results = dict[str, tuple[StoredTensor, Call | None, Tensor]]  # no call where coding would not shrink
+Results = dict[str, tuple[Stored, Call | None, Tensor]]  # no call where coding would not shrink
 
 
 def compress_onnx(
@@ -147,7 +148,7 @@ def compress_onnx(
 
 def functions_bytes(calls: Mapping[str, Call]) -> int:
     """Bytes of the function definitions that these calls need."""
-    return sum(f.ByteSize() for f in functions({call.node.op_type for call in calls.values()}, MIN_OPSET))
+    return sum(f.ByteSize() for f in functions(set().union(*(call.functions for call in calls.values())), MIN_OPSET))
 
 
 def compress_constants(
@@ -159,10 +160,10 @@ def compress_constants(
 ) -> Results:
     """Compress tensors of a graph, several at a time."""
 
-    def one(constant: Constant) -> tuple[str, tuple[StoredTensor, Call | None, Tensor]]:
+    def one(constant: Constant) -> tuple[str, tuple[Stored, Call | None, Tensor]]:
         known = combine(constant.readers, statistics)
         stored, line = compress_constant(constant, known, options, placement or Placement())
-        if stored.scale is None and stored.frame.block.mode in ("raw", "constant"):
+        if not constant.is_float and mode_of(stored) in ("raw", "constant"):
             return constant.name, (stored, None, line)
         call = write_call(constant.name, stored)
         line = with_container_bytes(line, call.stored_bytes)
@@ -368,7 +369,7 @@ def reason_to_skip(constant: Constant, options: Options) -> str | None:
 
 def compress_constant(
     constant: Constant, statistics: ActivationStatistics | None, options: Options, placement: Placement
-) -> tuple[StoredTensor, Tensor]:
+) -> tuple[Stored, Tensor]:
     """Compress one tensor of a graph; one whose scale was placed elsewhere is scaled already, and so is its input."""
     if not constant.is_float:
         return compress_integers(constant.name, constant.array, options)

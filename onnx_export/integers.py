@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from codec.tensor import StoredTensor, load_symbols
+from codec.tensor import Stored, StoredTensor, load_symbols
 from onnx_export.absorb import infer_shapes
 from onnx_export.placement import free_name
 from onnx_export.weights import attribute_of
@@ -76,7 +76,7 @@ def read_layers(model: onnx.ModelProto) -> Layers:
     return Layers(readers, quantized, uses)
 
 
-def integer_weight(name: str, stored: StoredTensor, layers: Layers) -> IntegerWeight | None:
+def integer_weight(name: str, stored: Stored, layers: Layers) -> IntegerWeight | None:
     """The weight as integers, None if no integer kernel could take it.
 
     Raises
@@ -86,7 +86,13 @@ def integer_weight(name: str, stored: StoredTensor, layers: Layers) -> IntegerWe
     """
     readers = layers.readers.get(name, [])
     rank = len(stored.shape)
-    if stored.scale is None or stored.dtype != "float32" or rank < 2 or not readers:
+    if (
+        not isinstance(stored, StoredTensor)
+        or stored.scale is None
+        or stored.dtype != "float32"
+        or rank < 2
+        or not readers
+    ):
         return None
     if layers.uses[name] != len(readers) or stored.zero_point.size != 1:
         return None

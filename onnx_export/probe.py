@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from codec.tensor import StoredTensor, load
+from codec.tensor import Stored, load
 from onnx_export.calibration import batches
 from onnx_export.rewrite import copy_without
 from onnx_export.runtime import onnxruntime, open_session, run
@@ -79,9 +79,7 @@ def output_sqnr(before: Iterable[npt.NDArray[np.floating]], after: Iterable[npt.
     return round(min(values), 6) if values else None
 
 
-def with_weights(
-    model: onnx.ModelProto, stored: Mapping[str, StoredTensor], ties: Mapping[str, Tie]
-) -> onnx.ModelProto:
+def with_weights(model: onnx.ModelProto, stored: Mapping[str, Stored], ties: Mapping[str, Tie]) -> onnx.ModelProto:
     """A copy of a model with decoded weights in place of the originals."""
     return with_arrays(model, {name: load(tensor) for name, tensor in stored.items()}, ties)
 

@@ -8,7 +8,7 @@ import onnx
 from google.protobuf.message import Message
 from onnx import helper
 
-from onnx_export.calls import Call
+from onnx_export.calls import INTERLEAVE, Call
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 from onnx_export.ties import Tie
 from onnx_export.weights import Constant, all_nodes, bodies
@@ -41,7 +41,7 @@ def replace_by_calls(
         helper.make_node("Transpose" if tie.transposed else "Identity", [tie.source], [name], name=f"{name}.tied")
         for name, tie in ties.items()
     ]
-    nodes = [*(call.node for call in calls.values()), *views, *graph.node]
+    nodes = [*(node for call in calls.values() for node in call.nodes), *views, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.extend(tensor for call in calls.values() for tensor in call.inputs)
@@ -51,9 +51,10 @@ def replace_by_calls(
         for c in constants
         if c.name in gone and c.name not in declared
     )
+    graph.value_info.extend(value for call in calls.values() for value in call.values)
     if calls:
         opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-        model.functions.extend(functions({call.node.op_type for call in calls.values()}, opset))
+        model.functions.extend(functions(set().union(*(call.functions for call in calls.values())), opset))
         model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
 
 
@@ -68,13 +69,25 @@ def names_in(graph: onnx.GraphProto) -> set[str]:
 
 
 def find_free_names(calls: Iterable[Call], taken: set[str]) -> None:
-    """Put underscores behind the names of calls' inputs that the graph or another call uses, in place."""
+    """Put underscores behind names of calls that the graph or another call uses, in place.
+
+    These are the names of their inputs and of what goes from one of their nodes to another.
+    """
     for call in calls:
-        for i, tensor in enumerate(call.inputs):
-            while tensor.name in taken:
-                tensor.name += "_"
-            taken.add(tensor.name)
-            call.node.input[i] = tensor.name
+        renamed = {}
+        for name in (*(tensor.name for tensor in call.inputs), *(node.output[0] for node in call.before)):
+            free = name
+            while free in taken:
+                free += "_"
+            taken.add(free)
+            renamed[name] = free
+        for tensor in call.inputs:
+            tensor.name = renamed[tensor.name]
+        for value in call.values:
+            value.name = renamed[value.name]
+        for node in call.nodes:
+            node.input[:] = [renamed[name] for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
 
 
 def replace_by_constants(
@@ -90,14 +103,19 @@ def replace_by_constants(
         Of the calls; default all.
     """
     graph = model.graph
-    gone = [node for node in graph.node if is_call(node) and (names is None or name_of(node) in names)]
+    gone = nodes_that_make(graph, names)
     values = {name_of(node) for node in gone}
     nodes = [node for node in graph.node if name_of(node) not in values]
     inputs = {name for node in gone for name in node.input} - {name for node in nodes for name in node.input}
+    tensors = list(tensors)
+    between = values - {tensor.name for tensor in tensors}
+    declared = [value for value in graph.value_info if value.name not in between]
     del graph.node[:]
     graph.node.extend(nodes)
     remove(graph, inputs)
     graph.initializer.extend(tensors)
+    del graph.value_info[:]
+    graph.value_info.extend(declared)
     if any(is_call(node) for node in nodes):
         return
     for field, stay in (
@@ -107,6 +125,19 @@ def replace_by_constants(
     ):
         del field[:]
         field.extend(stay)
+
+
+def nodes_that_make(graph: onnx.GraphProto, names: Collection[str] | None = None) -> list[onnx.NodeProto]:
+    """The calls that make values of these names (default: all calls), and what joins the bands of one."""
+    producers = {name_of(node): node for node in graph.node}
+    found = {}
+    waiting = [node for node in graph.node if is_call(node) and (names is None or name_of(node) in names)]
+    while waiting:
+        node = waiting.pop()
+        found[name_of(node)] = node
+        if node.op_type in (INTERLEAVE, "Concat"):
+            waiting += [producers[name] for name in node.input if name in producers]
+    return [node for node in graph.node if name_of(node) in found]
 
 
 def call_for_each_reader(model: onnx.ModelProto) -> bool:

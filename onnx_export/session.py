@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from codec.kernels import numba_kernels
-from codec.tensor import DTYPES, StoredTensor, load
+from codec.tensor import DTYPES, Stored, load
 from onnx_export.calls import Call, read_calls
 from onnx_export.files import check_model, naming, read_model
 from onnx_export.functions import DOMAIN
@@ -32,7 +32,7 @@ from refimpl.errors import Corrupt, InvalidArgument
 
 MODES = ("resident", "streaming", "auto")
 FOLDER_OF_TENSORS = "session.model_external_initializers_file_folder_path"
-NamedCall = tuple[str, StoredTensor, Call]
+NamedCall = tuple[str, Stored, Call]
 
 
 def load_session(

@@ -74,6 +74,7 @@ def tensor_line(tensor: Tensor) -> dict[str, Any]:
         "shape": list(tensor.shape),
         "recipe": tensor.recipe,
         "mode": tensor.mode,
+        "bands": tensor.bands,
         "elements": tensor.elements,
         "original_bytes": tensor.original_bytes,
         "stored_bytes": tensor.stored_bytes,

@@ -11,12 +11,14 @@ MAX_ROWS = 200
 
 def compress_table(report: dict[str, Any]) -> None:
     """What compress did to each tensor, totals last."""
-    table = make_table("tensor", "shape", "elements", "bits/weight", "entropy", "zeros", "SQNR dB", "1/s in", "how")
+    table = make_table(
+        "tensor", "shape", "elements", "bits/weight", "entropy", "zeros", "SQNR dB", "1/s in", "bands", "how"
+    )
     for t in report["tensors"][:MAX_ROWS]:
         table.add_row(
             t["name"], shape_text(t["shape"]), f"{t['elements']:,}", f"{t['bits_per_weight']:.3f}",
             f"{t['entropy_bits_per_weight']:.3f}", f"{t['sparsity']:.1%}", number(t["sqnr_db"], ".1f"),
-            t["absorbed"] or "-", f"{t['recipe']}, {t['mode']}",
+            t["absorbed"] or "-", f"{t['bands']}", f"{t['recipe']}, {t['mode']}",
         )  # fmt: skip
     console = make_console()
     console.print(table)
@@ -52,10 +54,10 @@ def reasons_to_copy(skipped: Iterable[dict[str, Any]]) -> list[tuple[str, int, i
 
 def inspect_table(result: dict[str, Any]) -> None:
     """The compressed tensors of a file."""
-    table = make_table("tensor", "shape", "dtype", "mode", "table_log", "lanes", "bytes", "bits/weight")
+    table = make_table("tensor", "shape", "dtype", "mode", "bands", "table_log", "lanes", "bytes", "bits/weight")
     for t in result["tensors"]:
         table.add_row(
-            t["name"], shape_text(t["shape"]), t["dtype"], t["mode"], number(t["table_log"], "d"),
+            t["name"], shape_text(t["shape"]), t["dtype"], t["mode"], f"{t['bands']}", number(t["table_log"], "d"),
             number(t["lane_count"], ",d"), f"{t['stored_bytes']:,}", f"{t['bits_per_weight']:.3f}",
         )  # fmt: skip
     console = make_console()

@@ -36,9 +36,10 @@ def test_every_kind_of_weight_runs_after_it(tmp_path, name):
         assert output_sqnr([b.astype(np.float64) for b in before], after) > 22
 
 
-@pytest.mark.parametrize("bits", [3.0, 5.0])
-def test_target_bits_are_met_over_the_whole_model(tmp_path, bits):
-    report = compress(OPT, tmp_path / "small.onnx", recipe="rate", target_bits=bits, calibration=TOKENS)
+@pytest.mark.parametrize(("bits", "profile"), [(3.0, "gpu"), (4.0, "archive"), (5.0, "gpu")])
+def test_target_bits_are_met_over_the_whole_model(tmp_path, bits, profile):
+    settings = {"recipe": "rate", "target_bits": bits, "profile": profile}
+    report = compress(OPT, tmp_path / "small.onnx", calibration=TOKENS, **settings)
     assert report["weights"]["bits_per_weight"] == pytest.approx(bits, rel=0.01)
     assert report["weights"]["bits_per_weight"] == 8 * report["weights"]["stored_bytes"] / report["weights"]["count"]
     verify(tmp_path / "small.onnx", OPT)
@@ -53,7 +54,7 @@ def test_more_jobs_write_the_same_bytes(tmp_path):
 def test_a_weight_that_matters_more_gets_more_bits(tmp_path):
     graph = "(float[n, 64] x) => (float[n, 64] y) { a = MatMul(x, w) b = MatMul(x, v) c = Mul(b, k) y = Add(a, c) }"
     model = net(graph, w=normal(64, 64), v=normal(64, 64, seed=1), k=np.float32(0.1))
-    samples = rng(0).standard_normal((40, 64)).astype(np.float32)
+    samples = rng(0).standard_normal((400, 64)).astype(np.float32)
     report = compress(save(model, tmp_path / "m.onnx"), tmp_path / "s.onnx", recipe="rate", calibration=samples)
     entropy = {t["name"]: t["entropy_bits_per_weight"] for t in report["tensors"]}
     assert entropy["w"] - entropy["v"] == pytest.approx(np.log2(10), abs=0.8)
