@@ -4,8 +4,8 @@
     python benchmarks/native.py --whole-model COMPRESSED.onnx [--json FILE]
 
 On the CPU with one thread, times are those of the thread that decodes: what else the machine does hardly counts. All
-other times are wall-clock times. Medians of several runs; what is compared takes turns. The second form measures nothing
-but a language model on the CPU, streaming against resident: both run the same weights.
+other times are wall-clock times. Medians of several runs; what is compared takes turns. The second form measures
+nothing but a language model on the CPU, streaming against resident: both run the same weights.
 """
 
 import argparse

@@ -357,7 +357,7 @@ def decode_range(
 
 @njit(nogil=True)
 def list_bits(masks: Any, count: Any, places: Any) -> Any:
-    """Write where bits of so many words are set, `PARTS` to a row; return how many are. One more place may be written."""
+    """Write where bits of so many words are set, `PARTS` to a row; return how many. One more place may be written."""
     found = 0
     one = np.uint64(1)
     for first in range(0, count, PARTS):

@@ -56,7 +56,7 @@ class Lanes:
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
         self.builder = builder
-        self.pointers = [
+        self.pointers: list[Any] = [
             context.make_array(kind)(context, builder, argument).data if isinstance(kind, types.Array) else None
             for kind, argument in zip(signature.args, arguments, strict=True)
         ]

@@ -62,7 +62,7 @@ class Recipe:
 
 
 UNCALIBRATED_RAISE_DB = 6.0  # one bit more where nothing is known of the activations
-MOST_BITS = 16
+MOST_BITS = 32  # where much is copied as float32, a target may be nearly that
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DOUBLE = WeightSettings(
     layer=LayerSettings(exponents=EXPONENTS, target_sqnr_db=22.0, sparsity=0.1),

@@ -14,7 +14,7 @@ checksums included. `decode unchecked` is tansor's decoder without header and ch
 all contenders have. Every round trip is checked. Linux: the memory table needs /proc.
 
 Files: sources (what is coded), contenders (who codes), loops (without what is around them), tables; growth and
-first_call run in processes of their own.
+first_call run in processes of their own. states compares two states of the code and is not part of this run.
 """
 
 import argparse

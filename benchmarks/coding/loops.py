@@ -69,17 +69,22 @@ def loops(units: npt.NDArray[np.uint8], profile: str, packed: bool) -> tuple[int
     return table_log, encode, decode
 
 
-def measure_loops(count: int, rounds: int) -> Iterator[dict[str, object]]:
-    """A row for each source and profile; speeds in Gsym/s."""
+def draw(count: int) -> Iterator[tuple[str, npt.NDArray[np.uint8], bool]]:
+    """(name, symbols, whether they are packed) of each source."""
     random = np.random.default_rng(0)
     for name, sigma, packed in (
         ("int8, sigma 5", 5.0, False), ("int8, sigma 12.5", 12.5, False),
         ("int4, sigma 0.97, packed", 0.97, True), ("int4, sigma 1.97, packed", 1.97, True),
     ):  # fmt: skip
         codes = np.round(random.standard_normal(count) * sigma)
-        symbols = (codes.clip(-7, 7) + 7 if packed else codes.clip(-128, 127) + 128).astype(np.uint8)
+        yield name, (codes.clip(-7, 7) + 7 if packed else codes.clip(-128, 127) + 128).astype(np.uint8), packed
+
+
+def measure_loops(count: int, rounds: int) -> Iterator[dict[str, object]]:
+    """A row for each source and profile."""
+    for name, symbols, packed in draw(count):
         for profile in ("gpu", "archive"):
-            yield {"source": name, "profile": profile, **speeds(symbols, profile, packed, rounds)}
+            yield {"Gsym/s": name, "profile": profile, **speeds(symbols, profile, packed, rounds)}
 
 
 def speeds(symbols: npt.NDArray[np.uint8], profile: str, packed: bool, rounds: int) -> dict[str, object]:

@@ -3,12 +3,14 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx_export_models import MATMUL, NETS, feeds_for, integers, net, normal, save, session
 
 from codec.tensor import load, store_integers, store_weight
+from onnx_export.bench import bench
 from onnx_export.budget import (
     Costs,
     Profile,
@@ -23,6 +25,7 @@ from onnx_export.budget import (
     with_fraction,
 )
 from onnx_export.calls import read_calls
+from onnx_export.cli import main
 from onnx_export.compress import compress
 from onnx_export.files import read_model
 from onnx_export.measure import Setup
@@ -320,6 +323,16 @@ def test_a_budget_is_in_the_report(tmp_path):
     assert compress(source, tmp_path / "p.onnx")["budget"] is None
 
 
+def test_the_command_line_takes_a_budget(tmp_path, capsys):
+    source, output = str(save(NETS["deep"](), tmp_path / "m.onnx")), tmp_path / "o.onnx"
+    options = ["--latency-budget", "1.5", "--device", "cpu", "--batch", "3", "--threads", "1"]
+    assert main(["compress", source, "-o", str(output), *options]) == 0
+    assert "note: latency budget 1.5 on cpu, batch 3: mode " in capsys.readouterr().out
+    assert get_metadata(read_model(output))["mode"] in ("resident", "mixed", "streaming")
+    assert main(["compress", source, "-o", str(output), "--force", "--batch", "3"]) == 2
+    assert "there is none" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("recipe", ["rate", "aggressive"])
 def test_every_recipe_takes_a_budget(tmp_path, recipe):
     source = save(NETS["deep"](), tmp_path / "m.onnx")
@@ -353,3 +366,20 @@ def test_budgets_that_make_no_sense_are_refused(tmp_path, options, message):
 def test_a_safetensors_file_has_no_latency(tmp_path):
     with pytest.raises(InvalidArgument, match="needs a graph to run"):
         compress(tmp_path / "m.safetensors", tmp_path / "o.safetensors", latency_budget=2)
+
+
+has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_cuda, reason="this ONNX Runtime has no CUDA")
+@pytest.mark.parametrize("budget", [1.0, 1e3])
+def test_a_budget_on_cuda(compressed, tmp_path, budget):
+    report = fit_budget(compressed, tmp_path / "o.onnx", budget, setup=Setup("cuda", repeats=1))
+    assert report["device"] == "cuda"
+    feeds = feeds_for(session(compressed))
+    found = run(tmp_path / "o.onnx", feeds, mode="auto", device="cuda")["y"]
+    assert np.allclose(found, run(compressed, feeds)["y"], rtol=1e-3, atol=1e-3)
+    result = bench(tmp_path / "o.onnx", device="cuda", mode="auto", repeats=1)
+    assert result["bandwidths"]["link"] > 0
+    assert {"plain, from host", "compressed, from host"} < {c["case"] for c in result["cases"]}

@@ -114,7 +114,7 @@ def test_some_calls_become_constants_and_the_others_stay(deep):
     expected = outputs_of(model)[0]
     stored = {name: tensor for name, tensor, _ in read_calls(model)}
     for names, left in ((["w2"], {"w1", "w3"}), (["w1", "w3"], set())):
-        replace_by_constants(model, [numpy_helper.from_array(load(stored[name]), name) for name in names])
+        replace_by_constants(model, [numpy_helper.from_array(load(stored[name]), name) for name in names], names)
         onnx.checker.check_model(model)
         assert {name for name, _, _ in read_calls(model)} == left
         assert np.allclose(outputs_of(model)[0], expected, rtol=1e-5, atol=1e-6)
@@ -128,7 +128,7 @@ def test_an_input_that_two_calls_share_stays_for_the_other(deep):
     calls = {node.output[0]: node for node in model.graph.node if node.domain == DOMAIN}
     shared = calls["w1"].input[-1]
     calls["w2"].input[-1] = shared
-    replace_by_constants(model, [numpy_helper.from_array(np.zeros((64, 96), np.float32), "w1")])
+    replace_by_constants(model, [numpy_helper.from_array(np.zeros((64, 96), np.float32), "w1")], ["w1"])
     assert shared in {t.name for t in model.graph.initializer}
 
 

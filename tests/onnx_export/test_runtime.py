@@ -72,7 +72,7 @@ def test_cuda_is_not_replaced_in_silence():
 def test_a_model_above_the_limit_goes_through_a_file(monkeypatch):
     model = NETS["deep"]()
     expected = outputs_of(model)[0]
-    monkeypatch.setattr("onnx_export.runtime.PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr("onnx_export.files.PROTOBUF_LIMIT", 1000)
     opened = open_session(model)
     assert np.array_equal(opened.run(None, feeds_for(opened))[0], expected)
 
