@@ -402,6 +402,14 @@ def main() -> None:
         print(json.dumps({"work": work, "take_turns": take_turns}[name](**arguments)))
         return
     result: Row = {"environment": environment(), "models": []}
+
+    def save() -> None:
+        if options.json:
+            options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+    if "decode" not in options.skip:
+        result["decoding"] = decoding(options)
+        save()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         makers = [lambda d, p=p: make_twins(p, d) for p in options.model]
@@ -412,12 +420,9 @@ def main() -> None:
         for i, make in enumerate(makers):
             (folder / str(i)).mkdir()
             result["models"].append(measure(folder / str(i), make(folder / str(i)), options))
+            save()
             for file in (folder / str(i)).iterdir():
                 file.unlink()
-    if "decode" not in options.skip:
-        result["decoding"] = decoding(options)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
     print_models(result["models"], options.tokens)
     print("\n" + ", ".join(f"{name} {value}" for name, value in result["environment"].items()))
 

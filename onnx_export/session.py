@@ -104,7 +104,7 @@ def open_streaming(path: Path, device: str, options: Any, native: bool | None) -
 
 
 def prepare_streaming(model: onnx.ModelProto, device: str, options: Any, native: bool | None) -> bool:
-    """Fit a model, in place, and options to weights that are decoded at each use; whether it beats its file."""
+    """Fit a model, in place, and options to weights that are decoded at each use; whether to open it, not its file."""
     options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
     if device == "cuda":
         call_for_each_reader(model)

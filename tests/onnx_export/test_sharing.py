@@ -18,9 +18,9 @@ from onnx_export.measure import device_memory
 from onnx_export.native import library_path
 from onnx_export.native.loader import DeviceMemory
 from onnx_export.rewrite import remove
-from onnx_export.runtime import onnxruntime, placement
+from onnx_export.runtime import onnxruntime, placeholder, placement
 from onnx_export.session import load_session
-from onnx_export.sharing import open_shared, placeholder, shareable
+from onnx_export.sharing import open_shared, shareable
 from refimpl.errors import Corrupt, ExportError
 
 has_cuda = "CUDAExecutionProvider" in ort.get_available_providers()
@@ -37,7 +37,7 @@ def test_arrays_are_read_where_they_are():
     assert arrays
     remove(model.graph, arrays)
     model.graph.initializer.extend(placeholder(name, a.shape, a.dtype) for name, a in arrays.items())
-    opened = open_shared(model, "cpu", onnxruntime().SessionOptions(), arrays)
+    opened = open_shared(model, "cpu", arrays, {}, onnxruntime().SessionOptions())
     assert [i.name for i in opened.get_inputs()] == list(feeds)
     assert np.allclose(opened.run(None, feeds)[0], wanted, rtol=1e-5, atol=1e-6)
     next(iter(arrays.values()))[...] = 0
@@ -52,7 +52,7 @@ def test_a_tensor_that_is_not_taken_is_not_read_from_its_empty_file():
     remove(model.graph, [name])
     model.graph.initializer.append(placeholder(name, shape, dtype))
     with pytest.raises(ExportError, match="ONNX Runtime refuses"):
-        open_shared(model, "cpu", onnxruntime().SessionOptions(), {})
+        open_shared(model, "cpu", {}, {}, onnxruntime().SessionOptions())
 
 
 @needs_library

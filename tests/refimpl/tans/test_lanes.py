@@ -52,9 +52,12 @@ def test_unknown_profiles_are_refused():
         choose_lane_count(1, 1, "cpu")
 
 
-@given(st.integers(1, 10**7), st.integers(1, 8), st.sampled_from(["gpu", "archive"]))
+@given(st.integers(1 << 17, 10**7), st.integers(1, 8), st.sampled_from(["gpu", "archive"]))
 def test_a_part_of_a_tensor_gets_as_many_lanes_as_the_whole(count, bits, profile):
     whole = choose_lane_count(count, bits * count, profile)
-    part = -(-count // 4)
-    assert choose_lane_count(part, bits * part, profile, tensor_count=count) in (whole, -(-part // 4))
-    assert choose_lane_count(count, bits * count, profile, tensor_count=count) == whole
+    for part in (count, count // 4):
+        assert choose_lane_count(part, bits * part, profile, tensor_count=count) == whole
+
+
+def test_a_lane_holds_a_group_at_least():
+    assert choose_lane_count(9, 72, "gpu", tensor_count=10**6) == 3
