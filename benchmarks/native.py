@@ -1,9 +1,11 @@
 """The native op library in sessions of ONNX Runtime: decoding speed, and models that decode at each use.
 
     python benchmarks/native.py [--device cuda] [--model COMPRESSED.onnx] [--json FILE]
+    python benchmarks/native.py --whole-model COMPRESSED.onnx [--json FILE]
 
 On the CPU with one thread, times are those of the thread that decodes: what else the machine does hardly counts. All
-other times are wall-clock times. Medians of several runs.
+other times are wall-clock times. Medians of several runs; what is compared takes turns. The second form measures
+nothing but a language model on the CPU, streaming against resident: both run the same weights.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +26,17 @@ from rich.console import Console
 from rich.table import Table
 
 from codec.tensor import load, store_weight
-from onnx_export.bench import call_model
 from onnx_export.calls import read_calls, write_call
 from onnx_export.files import read_model
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
+from onnx_export.measure import call_model
 from onnx_export.runtime import open_session
+from onnx_export.session import load_session
 
 SIZE = 4096
 SOURCES = {"int8": (6.0, 128, 255), "int4": (1.3, 8, 15)}  # standard deviation, zero point, largest symbol
 LAYERS, WIDTH, BATCHES = 4, 2048, (1, 8, 64)
+LENGTHS = (1, 16)  # tokens of a sequence
 MEMORY_SCRIPT = """
 import sys, numpy as np
 from onnx_export.session import load_session
@@ -54,14 +59,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--model", type=Path, help="a compressed model to measure the memory of")
+    parser.add_argument("--whole-model", type=Path, help="a compressed language model to measure the latency of")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     ort.set_default_logger_severity(3)
+    if options.whole_model:
+        result = {"environment": environment("cpu"), "whole model": whole_model(options.whole_model)}
+        write(result, options.json)
+        return
     result = {"environment": environment(options.device), "decoding": decoding(options.device)}
     result["layers"] = layers(options.device)
     result["memory"] = memory(options.model) if options.model and sys.platform == "linux" else []
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    write(result, options.json)
+
+
+def write(result, path):
+    """Print tables, and JSON to a file if asked for."""
+    if path:
+        path.write_text(json.dumps(result, indent=1) + "\n")
     show(result)
 
 
@@ -165,16 +180,26 @@ def layers(device):
     dtype = "float16" if device == "cuda" else "float32"
     stored = [tensor("int4", "gpu", dtype, WIDTH, seed) for seed in range(LAYERS)]
     models = {"plain": plain_model(stored, dtype), "streaming": streaming_model(stored, dtype)}
+    sessions = {name: open_with(model, device, 1) for name, model in models.items()}
+    clock = time.thread_time if device == "cpu" else time.perf_counter
     rows = []
     for batch in BATCHES:
         feeds = {"x0": np.random.default_rng(0).standard_normal((batch, WIDTH)).astype(dtype)}
-        row = {"batch": batch}
-        for name, model in models.items():
-            session = open_with(model, device, 1)
-            clock = time.thread_time if device == "cpu" else time.perf_counter
-            row[name] = 1e3 * median(lambda s=session, f=feeds: s.run(None, f), clock, 9)
-        rows.append(row | {"ratio": row["streaming"] / row["plain"]})
+        times = medians({name: partial(s.run, None, feeds) for name, s in sessions.items()}, clock, 15)
+        rows.append({"batch": batch} | times | {"ratio": times["streaming"] / times["plain"]})
     return rows
+
+
+def medians(tasks, clock, repeats):
+    """Milliseconds of each task, the tasks taking turns; the first turn is left out."""
+    times = {name: [] for name in tasks}
+    for turn in range(repeats + 1):
+        for name, task in tasks.items():
+            begin = clock()
+            task()
+            if turn:
+                times[name].append(clock() - begin)
+    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
 
 def chain(nodes, tensors, dtype, info=(), bodies=(), imports=()):
@@ -202,6 +227,33 @@ def streaming_model(stored, dtype):
     return chain([c.node for c in calls], [t for c in calls for t in c.inputs], dtype, info, bodies, imports)
 
 
+# A whole model
+
+
+def whole_model(path):
+    """Milliseconds of a run of a language model, decoded while loading and at each use."""
+    rows = []
+    for threads in (1, 2):
+        clock = time.thread_time if threads == 1 else time.perf_counter
+        sessions = {mode: load_with(path, mode, threads) for mode in ("resident", "streaming")}
+        (tokens,) = sessions["resident"].get_inputs()
+        for length in LENGTHS:
+            for batch in BATCHES:
+                feeds = {tokens.name: np.random.default_rng(0).integers(0, 256, (batch, length))}
+                tasks = {mode: partial(session.run, None, feeds) for mode, session in sessions.items()}
+                times = medians(tasks, clock, 15 if batch * length < 512 else 5)
+                row = {"threads": threads, "batch": batch, "tokens each": length}
+                rows.append(row | times | {"ratio": times["streaming"] / times["resident"]})
+    return rows
+
+
+def load_with(path, mode, threads):
+    """`load_session` with so many threads, which it leaves to ONNX Runtime."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    return load_session(path, mode, options=options)
+
+
 # Memory
 
 
@@ -224,8 +276,8 @@ def memory(path):
 def show(result):
     """Tables, then the machine."""
     console = Console(width=160)
-    for title in ("decoding", "layers", "memory"):
-        rows = result[title]
+    for title in ("decoding", "layers", "memory", "whole model"):
+        rows = result.get(title)
         if not rows:
             continue
         columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -1,10 +1,14 @@
 """The container for weights without a graph: a safetensors file of frames.
 
 Every stored tensor NAME becomes a U8 tensor ``NAME`` that holds its frame, for weights an F32 tensor
-``NAME.scale``, and a U8 tensor ``NAME.zero_point``. Tensors that are not compressed stay as they are.
+``NAME.scale``, and a U8 tensor ``NAME.zero_point``. One in bands becomes the same for each of ``NAME.0``,
+``NAME.1``, .. and a U8 tensor ``NAME`` that holds a frame of the band of each channel. Tensors that are not
+compressed stay as they are.
 The file's metadata has one more entry, ``tansor``: canonical JSON
 
     {"tensors": {NAME: {"dtype": ..., "shape": [...]}, ...}, "version": 1}
+
+with ``"axis"`` and ``"bands"``, the number of them, in the entries of tensors in bands,
 
 so that any safetensors reader can list the file. Specification: docs/spec/container.md.
 """
@@ -13,14 +17,15 @@ import json
 import math
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from codec.frame import read_frame, write_frame
-from codec.tensor import DTYPES, INTEGERS, StoredTensor
+from codec.frame import decode_frame, encode, read_frame, write_frame
+from codec.tensor import DTYPES, INTEGERS, MAX_BANDS, BandedTensor, Stored, StoredTensor, make_banded
 from refimpl.errors import Corrupt, InvalidArgument, StreamError, Truncated, UnsupportedVersion
 
 KEY = "tansor"
@@ -36,7 +41,8 @@ SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {
 MAX_RANK = 64  # NumPy's
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 
-Tensors = Mapping[str, npt.NDArray[Any] | StoredTensor]
+Tensors = Mapping[str, npt.NDArray[Any] | Stored]
+Plain = dict[str, npt.NDArray[Any]]
 
 
 def write_container(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
@@ -49,14 +55,16 @@ def write_container(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
     """
     from safetensors.numpy import save
 
-    plain: dict[str, npt.NDArray[Any]] = {}
+    plain: Plain = {}
     described: dict[str, dict[str, object]] = {}
     for name, tensor in tensors.items():
-        if isinstance(tensor, StoredTensor):
-            if clash := {f"{name}.scale", f"{name}.zero_point"} & tensors.keys():
+        if isinstance(tensor, Stored):
+            parts = parts_of(name, tensor)
+            if clash := needed_names(name, tensor) & tensors.keys():
                 raise InvalidArgument(f"tensor name {min(clash)!r} is needed for a part of {name!r}")
             described[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape)}
-            parts = parts_of(name, tensor)
+            if isinstance(tensor, BandedTensor):
+                described[name] |= {"axis": tensor.axis, "bands": len(tensor.parts)}
         else:
             parts = {name: tensor}
         plain |= {part: np.asarray(array, order="C") for part, array in parts.items()}  # save() reads raw memory
@@ -66,13 +74,26 @@ def write_container(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
     return with_sorted_header(save(plain, entries or None))
 
 
-def parts_of(name: str, tensor: StoredTensor) -> dict[str, npt.NDArray[Any]]:
+def needed_names(name: str, tensor: Stored) -> set[str]:
+    """Names that no other tensor of the file may have, its own left out; an integer's scale would be taken for one."""
+    if isinstance(tensor, StoredTensor):
+        return {f"{name}.scale", f"{name}.zero_point"}
+    parts = {f"{name}.{g}": part for g, part in enumerate(tensor.parts)}
+    return parts.keys() | set().union(*(needed_names(n, part) for n, part in parts.items()))
+
+
+def parts_of(name: str, tensor: Stored) -> Plain:
     """The plain tensors that a compressed one becomes."""
+    if isinstance(tensor, BandedTensor):
+        bands: Plain = {name: np.frombuffer(encode(tensor.bands, profile="archive"), np.uint8)}
+        for g, part in enumerate(tensor.parts):
+            bands |= parts_of(f"{name}.{g}", part)
+        return bands
     parts = {name: np.frombuffer(write_frame(tensor.frame), np.uint8), f"{name}.zero_point": tensor.zero_point}
     return parts if tensor.scale is None else {**parts, f"{name}.scale": tensor.scale}
 
 
-def stored_bytes(tensor: StoredTensor) -> int:
+def stored_bytes(tensor: Stored) -> int:
     """Bytes of all parts of a compressed tensor in a container."""
     return sum(part.nbytes for part in parts_of("", tensor).values())
 
@@ -88,7 +109,7 @@ def with_sorted_header(data: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + data[begin:]
 
 
-def read_container(data: bytes) -> tuple[dict[str, npt.NDArray[Any] | StoredTensor], dict[str, str]]:
+def read_container(data: bytes) -> tuple[dict[str, npt.NDArray[Any] | Stored], dict[str, str]]:
     """(tensors, metadata) of a file written by `write_container`, or of any safetensors file.
 
     Raises
@@ -102,30 +123,90 @@ def read_container(data: bytes) -> tuple[dict[str, npt.NDArray[Any] | StoredTens
     try:
         index = json.loads(metadata.pop(KEY), object_pairs_hook=distinct)
         version, entries = index["version"], dict(index["tensors"])
-        described = {n: (str(e["dtype"]), tuple(e["shape"])) for n, e in entries.items()}
-        shapes = [shape for _, shape in described.values()]
-        whole = all(len(s) <= MAX_RANK and all(type(d) is int and 0 <= d < 1 << 63 for d in s) for s in shapes)
+        described = {n: read_entry(e) for n, e in entries.items()}
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise Corrupt(f"the tansor metadata cannot be read: {error}") from None
-    if type(version) is not int or not whole:
-        raise Corrupt(
-            "the version or a shape in the tansor metadata is not made of integers below 2**63, or of too many"
-        )
+    if type(version) is not int:
+        raise Corrupt(f"the version in the tansor metadata is {version!r}, expected an integer")
     if version != VERSION:
         raise UnsupportedVersion(f"container version {version}, this program reads version {VERSION}")
-    tensors: dict[str, npt.NDArray[Any] | StoredTensor] = {}
-    for name, (dtype, shape) in described.items():
-        frame, zero_point = plain.pop(name, None), plain.pop(f"{name}.zero_point", None)
-        scale = plain.pop(f"{name}.scale", None)
-        if frame is None or zero_point is None or dtype not in DTYPES or (scale is None) != (dtype in INTEGERS):
-            raise Corrupt(f"the parts of tensor {name!r} are incomplete or of unknown dtype {dtype!r}")
-        if frame.dtype != np.uint8 or zero_point.dtype != np.uint8 or (scale is not None and scale.dtype != np.float32):
-            raise Corrupt(f"a part of tensor {name!r} has the wrong dtype")
+    tensors: dict[str, npt.NDArray[Any] | Stored] = {}
+    for name, entry in described.items():
         try:
-            tensors[name] = StoredTensor(shape, dtype, read_frame(frame.tobytes()), zero_point, scale)
+            tensors[name] = take_tensor(plain, name, entry)
         except StreamError as error:
             raise type(error)(f"{name}: {error}") from None
     return {**plain, **tensors}, metadata
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the index says of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    axis: int | None  # along which it has bands
+    bands: int | None
+
+
+def read_entry(entry: Mapping[str, Any]) -> Entry:
+    """An entry of the index.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        It is not of the form.
+    """
+    shape, axis, bands = tuple(entry["shape"]), entry.get("axis"), entry.get("bands")
+    if len(shape) > MAX_RANK or not all(type(d) is int and 0 <= d < 1 << 63 for d in shape):
+        raise ValueError("a shape is not made of integers from 0 to below 2**63, or of too many")
+    if "axis" in entry or "bands" in entry:
+        if type(axis) is not int or type(bands) is not int:
+            raise ValueError("axis and bands are not both integers")
+        if not (0 <= axis < len(shape) and 2 <= bands <= MAX_BANDS):
+            raise ValueError(f"{bands} bands along axis {axis} of {len(shape)}")
+    return Entry(str(entry["dtype"]), shape, axis, bands)
+
+
+def take_tensor(plain: Plain, name: str, entry: Entry) -> Stored:
+    """A compressed tensor from its parts, which are taken out of the plain ones.
+
+    Raises
+    ------
+    StreamError
+        A part is missing or damaged.
+    """
+    if entry.axis is None or entry.bands is None:
+        return take_part(plain, name, entry.dtype, entry.shape)
+    axis, shape = entry.axis, entry.shape
+    frame = plain.pop(name, None)
+    if frame is None or frame.dtype != np.uint8:
+        raise Corrupt("the frame of its bands is missing or not U8")
+    header = read_frame(frame.tobytes())
+    if header.block.symbol_count != shape[axis] or header.block.mode == "constant":  # whose count may be any
+        raise Corrupt(f"bands of {header.block.symbol_count} channels, {header.block.mode}, for {shape[axis]} channels")
+    bands = decode_frame(header)
+    channels = np.bincount(bands, minlength=entry.bands).tolist()
+    shapes = [(*shape[:axis], count, *shape[axis + 1 :]) for count in channels[: entry.bands]]
+    parts = [take_part(plain, f"{name}.{g}", entry.dtype, part) for g, part in enumerate(shapes)]
+    return make_banded(axis, bands, parts)
+
+
+def take_part(plain: Plain, name: str, dtype: str, shape: tuple[int, ...]) -> StoredTensor:
+    """A tensor of one frame from its parts, which are taken out of the plain ones.
+
+    Raises
+    ------
+    StreamError
+        A part is missing or damaged.
+    """
+    frame, zero_point = plain.pop(name, None), plain.pop(f"{name}.zero_point", None)
+    scale = plain.pop(f"{name}.scale", None)
+    if frame is None or zero_point is None or dtype not in DTYPES or (scale is None) != (dtype in INTEGERS):
+        raise Corrupt(f"the parts of tensor {name!r} are incomplete or of unknown dtype {dtype!r}")
+    if frame.dtype != np.uint8 or zero_point.dtype != np.uint8 or (scale is not None and scale.dtype != np.float32):
+        raise Corrupt(f"a part of tensor {name!r} has the wrong dtype")
+    return StoredTensor(shape, dtype, read_frame(frame.tobytes()), zero_point, scale)
 
 
 def read_safetensors(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from codec.vector import LANES, decode_group, encode_group, lowest_bit, prefetch, read64, write64
+from codec.vector import LANES, PARTS, decode_group, encode_group, lowest_bit, prefetch, read64, write64
 from refimpl.errors import Corrupt, InvalidArgument
 from refimpl.tans.classes import ClassTable
 from refimpl.tans.lanes import GROUP, lane_length
@@ -25,6 +25,7 @@ from refimpl.tans.tables import DecodeTable, EncodeTable
 LITERAL_FLAG = np.uint32(1 << 31)
 LEADER_FLAG = np.uint32(1 << 7)
 CHUNK_BITS = 1 << 31  # room for so many bits at a time, nearly always more than are used
+ROW = GROUP * LANES  # symbols of a tile that lie side by side
 BLOCK = 64  # groups between looking after literals
 MAX_TILE_BITS_LOG = 33  # then 32 bits are enough to number its bytes
 AHEAD = 4  # groups between fetching memory and using it
@@ -80,26 +81,23 @@ def decode_lanes(
     """Twin of `refimpl.tans.decoding.decode_lanes`: same arguments, same symbols, same errors."""
     lane_count = len(start_states)
     steps = lane_length(symbol_count, lane_count)
-    if len(words) < 2:  # one load takes eight bytes
-        words = np.concatenate([words, np.zeros(2, np.uint32)])
-    data = read_only(words).view(np.uint8)
+    data = read_only(at_least_eight(words)).view(np.uint8)
     ends = first_bit + np.cumsum(bit_lengths)
     starts = ends - bit_lengths
-    unit = np.uint16 if packed else np.uint8
-    symbols = np.empty(steps * lane_count, unit)
+    symbols = np.empty(steps * lane_count * (2 if packed else 1), np.uint8)
     entries = pack_decode_table(table, classes)
 
     def decode(first: int, last: int) -> int:
         return decode_range(
             data, lane_count, first, last, starts, ends, start_states, entries,
-            classes.width, classes.first, classes.member, symbols,
+            classes.width, classes.first, classes.member, packed, symbols,
         )  # fmt: skip
 
     ranges = lane_ranges(lane_count, -(-lane_count // jobs))
     bad = [lane for lane in run(decode, ranges, jobs if symbol_count > THREAD_SYMBOLS else 1) if lane >= 0]
     if bad:
         raise Corrupt(f"lane {min(bad)} does not use exactly its bits")
-    return symbols[:symbol_count].view(np.uint8)
+    return symbols[: symbol_count * (2 if packed else 1)]
 
 
 def numba_kernels(jobs: int = 1) -> Kernels:
@@ -118,8 +116,9 @@ def numba_kernels(jobs: int = 1) -> Kernels:
     if jobs < 1:
         raise InvalidArgument(f"jobs is {jobs}, at least one is needed")
     return Kernels(
-        histogram, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs), append_bits, pack_nibbles
-    )
+        histogram, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs), append_bits,
+        pack_fields, unpack_fields, pack_nibbles,
+    )  # fmt: skip
 
 
 def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -181,6 +180,39 @@ def join_bits(parts: list[npt.NDArray[np.uint32]], lengths: list[int]) -> npt.ND
             copy_bits(read_only(part.view(np.uint8)), words.view(np.uint8), at)
         at += length
     return words[:count]
+
+
+def pack_fields(values: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.uint32]:
+    """Twin of `refimpl.tans.bits.pack_fields`.
+
+    Examples
+    --------
+    >>> pack_fields(np.array([1, 2, 3]), 2)
+    array([57], dtype=uint32)
+    """
+    count = (len(values) * width + 31) // 32
+    words = np.empty(count + 2, np.uint32)  # room behind the last field
+    words[-4:] = 0
+    write_equal(values, width, words.view(np.uint8))
+    return words[:count]
+
+
+def unpack_fields(words: npt.NDArray[np.uint32], first_bit: int, width: int, count: int) -> npt.NDArray[np.int64]:
+    """Twin of `refimpl.tans.bits.unpack_fields`.
+
+    Examples
+    --------
+    >>> unpack_fields(np.array([57], np.uint32), 0, 2, 3)
+    array([1, 2, 3])
+    """
+    values = np.empty(count, np.int64)
+    read_equal(read_only(at_least_eight(words)).view(np.uint8), first_bit, width, values)
+    return values
+
+
+def at_least_eight(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Words of eight bytes or more, which one load takes."""
+    return words if len(words) >= 2 else np.concatenate([words, np.zeros(2, np.uint32)])
 
 
 def pack_nibbles(symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -260,16 +292,18 @@ def count_symbols(symbols: Any) -> Any:
 @njit(nogil=True)
 def decode_range(
     data: Any, lane_count: Any, first_lane: Any, last_lane: Any, starts: Any, ends: Any, start_states: Any, table: Any,
-    width: Any, first_member: Any, member: Any, symbols: Any,
+    width: Any, first_member: Any, member: Any, packed: Any, symbols: Any,
 ) -> Any:  # fmt: skip
     """Decode lanes [first_lane, last_lane); return -1 or the first that does not use exactly its bits."""
-    groups = len(symbols) // (GROUP * lane_count)
+    each = 2 if packed else 1  # symbols that a step yields
+    groups = len(symbols) // (each * GROUP * lane_count)
     size = len(table) // 2
     last_byte = len(data) - 8
     state, place, shift = np.empty(LANES, np.int32), np.empty(LANES, np.int32), np.empty(LANES, np.int32)
     end = np.empty(LANES, np.int64)
-    met = np.empty(BLOCK, np.uint64)  # lanes that met a leader, for each group
-    row = np.empty(GROUP * LANES, symbols.dtype)
+    met = np.empty(BLOCK * PARTS, np.uint64)  # a bit for each leader
+    leaders = np.empty(BLOCK * ROW + 1, np.uint32)  # where they are
+    row = np.empty(2 * ROW, np.uint8)
     bad = -1
     begin = first_lane
     while begin < last_lane:
@@ -287,25 +321,33 @@ def decode_range(
             end[k] = ends[lane]
         for block in range(0, groups, BLOCK):
             following = min(block + BLOCK, groups)
+            any_met = np.uint64(0)
             for g in range(block, following):
                 keep = np.int32(15 if g < groups - 1 else 0)  # the last symbol is in the state alone
-                at = GROUP * (g * lane_count + tile)
+                at = each * GROUP * (g * lane_count + tile)
                 # A row is a long way from the one before: fetch it early, or each store waits for memory.
-                prefetch(symbols, at + AHEAD * GROUP * lane_count)
+                ahead = at + each * AHEAD * GROUP * lane_count
+                prefetch(symbols, ahead)
+                if packed:
+                    prefetch(symbols, ahead + ROW)
                 prefetch(data, (ends[tile + count - 1] >> 3) + g * GROUP * LANES)  # the next tile's bits
-                if count == LANES:
-                    met[g - block] = decode_group(data, first, last, table, state, place, shift, keep, symbols, at)
-                else:
-                    met[g - block] = decode_group(data, first, last, table, state, place, shift, keep, row, 0)
-                    for i in range(GROUP * count):
+                any_met |= decode_group(
+                    data, first, last, table, state, place, shift, keep, np.int32(packed),
+                    symbols, at, row, np.int32(count == LANES), met, (g - block) * PARTS,
+                )  # fmt: skip
+                if count < LANES:
+                    for i in range(each * GROUP * count):
                         symbols[at + i] = row[i]
-            for g in range(block, following):
-                mask = met[g - block] & ~np.uint64(0) >> np.uint64(LANES - count)
-                while mask:
-                    k = lowest_bit(mask)
-                    mask &= mask - np.uint64(1)
-                    where = GROUP * (g * lane_count + tile + k)
-                    end[k] = read_literals(data, last_byte, symbols, where, end[k], width, first_member, member)
+            if any_met:
+                found = list_bits(met, (following - block) * PARTS, leaders)
+                for i in range(found):
+                    g, unit = block + leaders[i] // ROW, leaders[i] % ROW
+                    k = unit // GROUP
+                    if k < count:
+                        at = each * (GROUP * (g * lane_count + tile) + unit)
+                        end[k] = read_literal(
+                            data, last_byte, symbols, at, packed, end[k], width, first_member, member
+                        )  # fmt: skip
         for k in range(count):
             if 8 * (first + place[k]) + shift[k] != end[k] and bad < 0:
                 bad = tile + k
@@ -314,23 +356,45 @@ def decode_range(
 
 
 @njit(nogil=True)
-def read_literals(
-    data: Any, last_byte: Any, symbols: Any, at: Any, end: Any, width: Any, first_member: Any, member: Any
-) -> Any:
-    """Replace the leaders in a group of four by the members meant; return where the next literal ends.
+def list_bits(masks: Any, count: Any, places: Any) -> Any:
+    """Write where bits of so many words are set, `PARTS` to a row; return how many. One more place may be written."""
+    found = 0
+    one = np.uint64(1)
+    for first in range(0, count, PARTS):
+        any_set = masks[first]
+        for i in range(first + 1, first + PARTS):
+            any_set |= masks[i]
+        if not any_set:
+            continue
+        for i in range(first, first + PARTS):
+            mask = masks[i]
+            for _ in range(2):  # seldom more, and how many cannot be foreseen: without a branch
+                places[found] = 64 * i + lowest_bit(mask)
+                found += mask != 0
+                mask &= mask - one
+            while mask:
+                places[found] = 64 * i + lowest_bit(mask)
+                found += 1
+                mask &= mask - one
+    return found
 
-    All four symbols are treated alike: which of them leads cannot be foreseen, and a wrong guess takes longer.
-    """
-    for i in range(at, at + GROUP):
-        unit = symbols[i]
-        leader = np.uint8(unit & 15 | unit >> 4 & 240) if symbols.itemsize == 2 else np.uint8(unit)
-        bits = np.int64(width[leader])  # 0 for all but leaders, whose only member they are
-        end -= bits
-        byte = max(np.int64(0), min(end >> 3, last_byte))
-        shift = np.uint64(max(np.int64(0), min(end - 8 * byte, np.int64(63))))
-        literal = np.int64(read64(data, byte) >> shift) & ((1 << bits) - 1)
-        found = member[first_member[leader] + literal]
-        symbols[i] = np.uint16(found & 15) | np.uint16(found >> 4) << 8 if symbols.itemsize == 2 else found
+
+@njit(nogil=True)
+def read_literal(
+    data: Any, last_byte: Any, symbols: Any, at: Any, packed: Any, end: Any, width: Any, first_member: Any, member: Any
+) -> Any:
+    """Replace a leader by the member meant; return where the lane's next literal ends."""
+    leader = np.int64(symbols[at]) | (np.int64(symbols[at + 1]) << 4 if packed else 0)
+    bits = np.int64(width[leader])
+    end -= bits
+    byte = max(np.int64(0), min(end >> 3, last_byte))
+    shift = np.uint64(max(np.int64(0), min(end - 8 * byte, np.int64(63))))
+    literal = np.int64(read64(data, byte) >> shift) & ((1 << bits) - 1)
+    found = member[first_member[leader] + literal]
+    if packed:
+        symbols[at], symbols[at + 1] = found & 15, found >> 4
+    else:
+        symbols[at] = found
     return end
 
 
@@ -345,7 +409,7 @@ def encode_range(
     size = np.int32(len(next_state))
     state = np.empty(LANES, np.int32)
     bits = np.empty(groups * LANES, np.uint64)
-    row = np.empty(GROUP * LANES, np.uint8)
+    row = np.empty(ROW, np.uint8)
     literals = np.empty(steps, np.uint8)
     at = 0  # bits written
     carry = np.uint64(0)  # of them, those in the byte that is not full
@@ -354,17 +418,19 @@ def encode_range(
         for g in range(groups - 1, -1, -1):
             begin = GROUP * (g * lane_count + tile)
             prefetch(symbols, begin - AHEAD * GROUP * lane_count)
-            source, offset = symbols, begin
-            if count < LANES or begin + GROUP * LANES > n:
-                source, offset = row, 0
-                for i in range(GROUP * LANES):
+            whole = count == LANES and begin + ROW <= n
+            if not whole:
+                for i in range(ROW):
                     row[i] = symbols[begin + i] if i < GROUP * count and begin + i < n else padding
             keep = np.int32(15)
             if g == groups - 1:  # begin so that the last symbol is coded by its lowest state, in no bits
                 keep = np.int32(0)
                 for k in range(LANES):
-                    state[k] = first_states[source[offset + GROUP * k + GROUP - 1]]
-            encode_group(source, offset, table, next_state, state, keep, bits, g * LANES)
+                    i = GROUP * k + GROUP - 1
+                    state[k] = first_states[symbols[begin + i] if whole else row[i]]
+            encode_group(
+                symbols, begin, row, np.int32(whole), table, next_state, state, keep, bits, g * LANES
+            )  # fmt: skip
         for k in range(count):
             start_states[tile + k] = state[k] - size
             begin, found = at, 0
@@ -398,14 +464,33 @@ def append(data: Any, at: Any, carry: Any, value: Any, count: Any) -> Any:
 
 
 @njit(nogil=True)
+def write_equal(values: Any, width: Any, data: Any) -> Any:
+    """Fields of one width behind one another."""
+    at = 0
+    carry = np.uint64(0)
+    for i in range(len(values)):
+        carry, at = append(data, at, carry, np.uint64(values[i]), width)
+    write64(data, at >> 3, carry)
+
+
+@njit(nogil=True)
+def read_equal(data: Any, at: Any, width: Any, values: Any) -> Any:
+    """Read fields of one width from bit ``at`` on."""
+    for i in range(len(values)):
+        byte = min(at >> 3, len(data) - 8)
+        values[i] = np.int64(read64(data, byte) >> np.uint64(at - 8 * byte)) & ((1 << width) - 1)
+        at += width
+
+
+@njit(nogil=True)
 def copy_bits(part: Any, data: Any, at: Any) -> Any:
     """Put whole bytes at bit ``at``; what is in front of it in its byte stays, the byte behind is begun."""
     byte, used, size = at >> 3, at & 7, len(part)
     data[byte] = np.int64(data[byte]) & ((1 << used) - 1) | np.int64(part[0]) << used
     i = 1
-    while i + 8 <= size:
-        write64(data, byte + i, read64(part, i) << np.uint64(used) | np.uint64(part[i - 1]) >> np.uint64(8 - used))
-        i += 8
+    while i + 7 <= size:  # seven bytes lie in eight of the part
+        write64(data, byte + i, read64(part, i - 1) >> np.uint64(8 - used))
+        i += 7
     while i <= size:
         two = np.int64(part[i - 1]) | (np.int64(part[i]) << 8 if i < size else 0)
         data[byte + i] = two >> (8 - used)

@@ -1,10 +1,11 @@
-"""A stored tensor: one frame and what turns its symbols back into values.
+"""A stored tensor: one frame and what turns its symbols back into values, or several in bands of channels.
 
 Integers: ``value = symbol - zero_point``. Weights: ``value = (symbol - zero_point) * scale`` in
 float32, rounded once more to the tensor's own dtype. Specification: docs/spec/container.md.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ INTEGERS: dict[str, np.dtype[Any]] = {
     "uint4": np.dtype(ml_dtypes.uint4),
 }
 DTYPES = FLOATS | INTEGERS
+MAX_BANDS = 16  # what four bits tell apart
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,93 @@ class StoredTensor:
     def payload_bytes(self) -> float:
         """Bytes that carry symbols."""
         return self.frame.block.payload_bits / 8
+
+    @property
+    def parts(self) -> "tuple[StoredTensor, ...]":
+        """Itself, as the only part."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class BandedTensor:
+    """A tensor whose channels, slices along one axis, lie in bands: each band is a stored tensor of its own.
+
+    The channels of a band keep their order.
+    """
+
+    axis: int
+    bands: npt.NDArray[np.uint8]  # band of each channel, (channels,)
+    parts: tuple[StoredTensor, ...]  # alike but for the number of channels
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The whole tensor's."""
+        shape = self.parts[0].shape
+        return (*shape[: self.axis], len(self.bands), *shape[self.axis + 1 :])
+
+    @property
+    def dtype(self) -> str:
+        """Key of DTYPES."""
+        return self.parts[0].dtype
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all parts and of the bands, two channels in a byte."""
+        return sum(part.stored_bytes for part in self.parts) + -(-len(self.bands) // 2)
+
+    @property
+    def payload_bytes(self) -> float:
+        """Bytes that carry symbols."""
+        return sum(part.payload_bytes for part in self.parts)
+
+
+Stored = StoredTensor | BandedTensor
+
+
+def make_banded(axis: int, bands: npt.NDArray[np.uint8], parts: Sequence[StoredTensor]) -> BandedTensor:
+    """A banded tensor from what is stored of it.
+
+    Raises
+    ------
+    Corrupt
+        The parts do not fit one another or the bands.
+    """
+    if not 2 <= len(parts) <= MAX_BANDS:
+        raise Corrupt(f"{len(parts)} bands, allowed are 2 to {MAX_BANDS}")
+    shapes = [list(part.shape) for part in parts]
+    others = {(*part.shape[:axis], *part.shape[axis + 1 :]) for part in parts}
+    if not 0 <= axis < min(map(len, shapes)) or len(others) > 1 or len({part.dtype for part in parts}) > 1:
+        raise Corrupt(f"bands of shapes {shapes} do not fit along axis {axis}")
+    counts = np.bincount(bands, minlength=len(parts)).tolist()
+    if counts != [shape[axis] for shape in shapes] or not all(counts):
+        raise Corrupt(f"{counts} channels in bands that hold {[shape[axis] for shape in shapes]}")
+    return BandedTensor(axis, bands, tuple(parts))
+
+
+def split_bands(array: npt.NDArray[Any], axis: int, bands: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
+    """The channels of each band, along an axis; an array that does not vary along it is the same for all.
+
+    Examples
+    --------
+    >>> split_bands(np.array([[1, 2, 3]]), 1, np.array([1, 0, 1], np.uint8))
+    [array([[2]]), array([[1, 3]])]
+    """
+    count = int(bands.max(initial=0)) + 1
+    if array.ndim == 0 or array.shape[axis] != len(bands):
+        return [array] * count
+    return [np.compress(bands == g, array, axis) for g in range(count)]
+
+
+def join_bands(parts: Sequence[npt.NDArray[Any]], axis: int, bands: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """Undo `split_bands`.
+
+    Examples
+    --------
+    >>> join_bands([np.array([[2]]), np.array([[1, 3]])], 1, np.array([1, 0, 1], np.uint8))
+    array([[1, 2, 3]])
+    """
+    place = np.argsort(np.argsort(bands, kind="stable"), kind="stable")
+    return np.take(np.concatenate(parts, axis), place, axis)
 
 
 def store_integers(
@@ -105,8 +194,8 @@ def store_weight(
     return StoredTensor(symbols.shape, dtype, frame, zero_point, scale.astype(np.float32))
 
 
-def load(stored: StoredTensor, *, kernels: Kernels = NUMBA) -> npt.NDArray[Any]:
-    """Decode and, for weights, dequantize.
+def load(stored: Stored, *, kernels: Kernels = NUMBA) -> npt.NDArray[Any]:
+    """Decode and, for weights, dequantize; put bands together.
 
     Returns
     -------
@@ -118,6 +207,8 @@ def load(stored: StoredTensor, *, kernels: Kernels = NUMBA) -> npt.NDArray[Any]:
         The frame cannot be decoded or does not fit the shape.
     """
     try:
+        if isinstance(stored, BandedTensor):
+            return join_bands([load(part, kernels=kernels) for part in stored.parts], stored.axis, stored.bands)
         return decode_values(stored, load_symbols(stored, kernels=kernels))
     except StreamError:
         raise

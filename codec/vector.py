@@ -1,9 +1,9 @@
 """Four coder steps of 64 lanes, 16 at a time, in LLVM's vector instructions.
 
-Lanes do the same thing with different numbers: vector arithmetic. Tables are looked up by scalar loads that
-take their places from memory; that is faster than a processor's gather instruction. While the loads of one part
-of 16 lanes are under way, the processor begins with the next part. LLVM translates vectors to what there is:
-AVX-512, AVX2, NEON or loops.
+Lanes do the same thing with different numbers: vector arithmetic. Tables are looked up by the processor's gather
+instruction where it is fast (`GATHERS`), elsewhere by scalar loads that take their places from memory. While the
+loads of one part of 16 lanes are under way, the processor begins with the next part. LLVM translates vectors to what
+there is: AVX-512, AVX2, NEON or loops.
 
 Each function here is an operation for jitted code (a Numba intrinsic). What it computes is written above
 it as plain Python for one lane; `refimpl.tans` has the same in NumPy.
@@ -12,13 +12,16 @@ it as plain Python for one lane; `refimpl.tans` has the same in NumPy.
 from collections.abc import Sequence
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
 LANES = 64  # a tile
 WIDTH = 16  # lanes of a part
+PARTS = LANES // WIDTH
 FAR = 127  # bits: behind the last eight bytes, whatever a damaged lane reads
+# Processors with AMX gather twice as fast as they load one by one; on those of AMD it is the other way round.
+GATHERS = bool(binding.get_host_cpu_features().get("amx-tile"))
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 
 
@@ -35,12 +38,25 @@ class FreshLoad(ir.Instruction):  # type: ignore[misc]
         buf.append(f"load volatile {self.kind}, {address.type} {address.get_reference()}, align 4\n")
 
 
+class Addresses(ir.Instruction):  # type: ignore[misc]
+    """Where an array has the elements of a vector of places; llvmlite's own knows scalars only."""
+
+    def __init__(self, parent: Any, element: Any, array: Any, places: Any) -> None:
+        self.element = element
+        super().__init__(parent, ir.VectorType(array.type, places.type.count), "getelementptr", [array, places])
+
+    def descr(self, buf: list[str]) -> None:
+        """Write the instruction as text, llvmlite's protocol."""
+        array, places = (f"{operand.type} {operand.get_reference()}" for operand in self.operands)
+        buf.append(f"getelementptr {self.element}, {array}, {places}\n")
+
+
 class Lanes:
     """Operations on vectors of 16 lanes; numbers stand for vectors that hold them in every lane."""
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: Sequence[Any]) -> None:
         self.builder = builder
-        self.pointers = [
+        self.pointers: list[Any] = [
             context.make_array(kind)(context, builder, argument).data if isinstance(kind, types.Array) else None
             for kind, argument in zip(signature.args, arguments, strict=True)
         ]
@@ -62,26 +78,66 @@ class Lanes:
         """Neighbouring 32-bit elements of an array argument, from an element offset on."""
         return self.builder.load(self.address(argument, offset, ir.VectorType(I32, WIDTH)), align=1)
 
+    def holds(self, flag: Any) -> Any:
+        """Whether a number is not 0."""
+        return self.builder.icmp_unsigned("!=", flag, flag.type(0))
+
+    def either(self, flag: Any, one: Any, other: Any) -> Any:
+        """One pointer if the flag holds, else the other: in jitted code, arrays chosen would be counted."""
+        return self.builder.select(self.holds(flag), one, other)
+
     def store(self, value: Any, argument: int, offset: Any) -> None:
         """Write a vector to neighbouring elements of an array argument."""
         self.builder.store(value, self.address(argument, offset, value.type), align=1)
 
-    def places(self, argument: int, first: int) -> list[Any]:
-        """Numbers of 32 bits from memory, as scalars of 64; two come with one load."""
+    def places(self, argument: int, first: int) -> Any:
+        """Numbers of 32 bits from memory, to look something up: a vector to gather with, or scalars of 64 bits."""
+        if GATHERS:
+            return self.load(argument, I64(first))
         result = []
-        for lane in range(first, first + WIDTH, 2):
+        for lane in range(first, first + WIDTH, 2):  # two come with one load
             pair = FreshLoad(self.builder.block, I64, self.address(argument, I64(lane), I64))
             self.builder._insert(pair)
             result += [self.builder.and_(pair, I64((1 << 32) - 1)), self.builder.lshr(pair, I64(32))]
         return result
 
-    def look_up(self, argument: int, places: Sequence[Any], kind: Any) -> Any:
+    def places_of(self, value: Any, argument: int, first: int) -> Any:
+        """A vector as places to look something up; scalars take the way through an array argument."""
+        if GATHERS:
+            return value
+        self.store(value, argument, I64(first))
+        return self.places(argument, first)
+
+    def bytes_of_rows(self, argument: int, first: int, step: int) -> Any:
+        """Byte ``step`` of every four from the first on, as places to look something up."""
+        b = self.builder
+        if GATHERS:
+            fours = self.load(argument, I64(first))
+            return b.and_(b.lshr(fours, self.vector(I32, 8 * step)), self.vector(I32, 255))
+        offsets = [I64(first + 4 * lane + step) for lane in range(WIDTH)]
+        return [b.zext(b.load(b.gep(self.pointers[argument], [place])), I64) for place in offsets]
+
+    def look_up(self, argument: int, places: Any, kind: Any) -> Any:
         """What an array argument has at each of these elements, read as another kind."""
+        if GATHERS:
+            return self.gather(argument, places, kind)
         found = ir.Constant(ir.VectorType(kind, WIDTH), ir.Undefined)
         for lane, place in enumerate(places):
             value = self.builder.load(self.address(argument, place, kind), align=1)
             found = self.builder.insert_element(found, value, I32(lane))
         return found
+
+    def gather(self, argument: int, places: Any, kind: Any) -> Any:
+        """`look_up` by one instruction; the places are below 2**31."""
+        array = self.pointers[argument]
+        addresses = Addresses(self.builder.block, array.type.pointee, array, places)
+        self.builder._insert(addresses)
+        found, all_lanes = ir.VectorType(kind, WIDTH), self.vector(I1, 1)
+        name = f"llvm.masked.gather.v{WIDTH}{kind}.v{WIDTH}p0"
+        function = self.builder.module.globals.get(name) or ir.Function(
+            self.builder.module, ir.FunctionType(found, [addresses.type, I32, all_lanes.type, found]), name
+        )
+        return self.builder.call(function, [addresses, I32(1), all_lanes, ir.Constant(found, ir.Undefined)])
 
     def halves(self, value: Any) -> tuple[Any, Any]:
         """(low, high) 32 bits of 64-bit numbers."""
@@ -113,6 +169,19 @@ class Lanes:
         )
         return self.builder.call(function, [high, low, count])
 
+    def nibbles(self, value: Any) -> Any:
+        """Every byte as two, its low half in front."""
+        spread = ir.VectorType(I16, 4 * WIDTH)
+        both = self.builder.zext(self.builder.bitcast(value, ir.VectorType(I8, 4 * WIDTH)), spread)
+        spaced = self.builder.or_(both, self.builder.shl(both, self.vector(I16, 4, 4 * WIDTH)))
+        return self.builder.and_(spaced, self.vector(I16, 0x0F0F, 4 * WIDTH))
+
+    def top_bits(self, value: Any) -> Any:
+        """The highest bit of every byte, as a number of 64 bits."""
+        signed = self.builder.bitcast(value, ir.VectorType(I8, 4 * WIDTH))
+        negative = self.builder.icmp_signed("<", signed, self.vector(I8, 0, 4 * WIDTH))
+        return self.builder.bitcast(negative, I64)
+
     def wide(self, value: Any) -> Any:
         """The same numbers in 64 bits, unsigned."""
         return self.builder.zext(value, ir.VectorType(I64, WIDTH))
@@ -121,24 +190,21 @@ class Lanes:
         """Lane by lane minimum, unsigned."""
         return self.builder.select(self.builder.icmp_unsigned("<", a, b), a, b)
 
-    def mask(self, condition: Any, first: int) -> Any:
-        """A vector of bits as those from ``first`` on of a 64-bit number."""
-        bits = self.builder.bitcast(condition, ir.IntType(WIDTH))
-        return self.builder.shl(self.builder.zext(bits, I64), I64(first))
-
 
 # For each lane, with the table as codec.kernels.pack_decode_table makes it and four steps of at most 12 bits:
 #     window = bytes[begin + place : begin + place + 8] as a number >> shift % 64
 #     for step in range(4):
 #         entry = table[state]                # bit count in bits 0-4, leader in 7, symbol in 8-15, number in 16-28
-#         symbols[step] = entry >> 8 & 255
+#         symbols[at:][step] = entry >> 8 & 255    # if packed its halves; in `row` unless the whole row is wanted
+#         met |= (entry >> 7 & 1) << 4 * lane + step
 #         count = entry & 15, but 0 at step 3 of the last group
 #         state = entry >> 16 << count | window & ((1 << count) - 1);  window >>= count;  shift += count
 #     ahead = min(shift >> 3, last - place);  place += ahead;  shift = min(shift - 8 * ahead, FAR)
-# States have the table's size added, as the numbers in it. The result is the mask of lanes that met a leader.
+# States have the table's size added, as the numbers in it. `met` takes a word for each part: which symbols are leaders.
+# The result is not 0 if there are any.
 def decode_four(
     typing: Any, data: Any, begin: Any, last: Any, table: Any, states: Any, places: Any, shifts: Any, keep: Any,
-    symbols: Any, at: Any,
+    packed: Any, symbols: Any, at: Any, row: Any, whole: Any, met: Any, met_at: Any,
 ) -> Any:  # fmt: skip
     """Type and code of `decode_group`."""
 
@@ -163,11 +229,13 @@ def decode_four(
                 lanes.store(lanes.funnel_left(b.lshr(entry, lanes.vector(I32, 16)), word[p], entry), 4, I64(p))
                 count = b.and_(entry, kept) if step == 3 else entry
                 used[p] = b.add(used[p], count) if step else count  # in the low six bits
-                symbol = b.shl(entry, lanes.vector(I32, 8 * step - 8)) if step else b.lshr(entry, lanes.vector(I32, 8))
-                symbol = b.and_(symbol, lanes.vector(I32, 255 << 8 * step))
+                turned = lanes.rotate_right(entry, lanes.vector(I32, (8 - 8 * step) % 32))
+                symbol = b.and_(turned, lanes.vector(I32, 255 << 8 * step))
+                leader = b.and_(turned, lanes.vector(I32, 1 << (8 * step - 1) % 32))  # in the byte below the symbol
                 group[p] = b.or_(group[p], symbol) if step else symbol
-                leaders[p] = b.or_(leaders[p], entry) if step else entry
-        met = I64(0)
+                leaders[p] = b.or_(leaders[p], leader) if step else leader
+        lanes.pointers[9] = lanes.either(arguments[12], b.gep(lanes.pointers[9], [arguments[10]]), lanes.pointers[11])
+        any_met = I64(0)
         for p in parts:
             place, shift = lanes.load(5, I64(p)), lanes.load(6, I64(p))
             shift = b.add(shift, b.and_(used[p], lanes.vector(I32, 63)))
@@ -175,18 +243,22 @@ def decode_four(
             lanes.store(b.add(place, ahead), 5, I64(p))
             shift = b.sub(shift, b.shl(ahead, lanes.vector(I32, 3)))
             lanes.store(lanes.smaller(shift, lanes.vector(I32, FAR)), 6, I64(p))
-            if signature.args[8].dtype == types.uint16:
-                # Packed: every byte becomes two, its low half in front.
-                both = b.zext(b.bitcast(group[p], ir.VectorType(I8, 4 * WIDTH)), ir.VectorType(I16, 4 * WIDTH))
-                spaced = b.or_(both, b.shl(both, lanes.vector(I16, 4, 4 * WIDTH)))
-                group[p] = b.and_(spaced, lanes.vector(I16, 0x0F0F, 4 * WIDTH))
-            lanes.store(group[p], 8, b.add(arguments[9], I64(4 * p)))
-            led = b.and_(leaders[p], lanes.vector(I32, 128))
-            met = b.or_(met, lanes.mask(b.icmp_unsigned("!=", led, lanes.vector(I32)), p))
-        return met
+            mask = lanes.top_bits(lanes.rotate_right(leaders[p], lanes.vector(I32, 24)))
+            b.store(mask, b.gep(lanes.pointers[13], [b.add(arguments[14], I64(p // WIDTH))]))
+            any_met = b.or_(any_met, mask)
+        with b.if_else(lanes.holds(arguments[8])) as (two_each, one_each):
+            with two_each:
+                for p in parts:
+                    lanes.store(lanes.nibbles(group[p]), 9, I64(8 * p))
+            with one_each:
+                for p in parts:
+                    lanes.store(group[p], 9, I64(4 * p))
+        return any_met
 
     number, small = types.int64, types.int32
-    return types.uint64(data, number, small, table, states, places, shifts, small, symbols, number), codegen
+    state_types = states, places, shifts
+    row_types = symbols, number, row, small
+    return types.uint64(data, number, small, table, *state_types, small, small, *row_types, met, number), codegen
 
 
 # For each lane, with the table as codec.kernels.pack_encode_table makes it:
@@ -199,24 +271,24 @@ def decode_four(
 #         state = next_state[slot]            # states here have the table's size added
 # `groups` gets the bits (0-47), their number (48-55) and whether a literal follows (56, bit 31 of an entry).
 def encode_four(
-    typing: Any, symbols: Any, at: Any, table: Any, next_state: Any, states: Any, keep: Any, groups: Any, out: Any
-) -> Any:
+    typing: Any, symbols: Any, at: Any, row: Any, whole: Any, table: Any, next_state: Any, states: Any, keep: Any,
+    groups: Any, out: Any,
+) -> Any:  # fmt: skip
     """Type and code of `encode_group`."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         lanes, b = Lanes(context, builder, signature, arguments), builder
-        kept = lanes.splat(arguments[5])
+        kept = lanes.splat(arguments[7])
+        lanes.pointers[0] = lanes.either(arguments[3], b.gep(lanes.pointers[0], [arguments[1]]), lanes.pointers[2])
         parts = range(0, LANES, WIDTH)
-        state = {p: lanes.load(4, I64(p)) for p in parts}
+        state = {p: lanes.load(6, I64(p)) for p in parts}
         literal: dict[int, Any] = {}
         halves: dict[int, list[Any]] = {p: [] for p in parts}
         for late, early in ((3, 2), (1, 0)):
             bits, used = ({p: lanes.vector(I32) for p in parts} for _ in range(2))
             for step in (late, early):
                 for p in parts:
-                    symbol = [b.add(arguments[1], I64(4 * lane + step)) for lane in range(p, p + WIDTH)]
-                    symbol = [b.zext(b.load(b.gep(lanes.pointers[0], [place])), I64) for place in symbol]
-                    entry = lanes.look_up(2, symbol, I32)
+                    entry = lanes.look_up(4, lanes.bytes_of_rows(0, 4 * p, step), I32)
                     delta = b.and_(entry, lanes.vector(I32, (1 << 17) - 1))
                     count = b.lshr(b.add(state[p], delta), lanes.vector(I32, 13))
                     slot = b.add(b.lshr(entry, lanes.vector(I32, 17)), b.lshr(state[p], count))
@@ -224,8 +296,7 @@ def encode_four(
                     count = b.and_(count, kept) if step == 3 else count
                     bits[p] = lanes.funnel_left(bits[p], lanes.rotate_right(state[p], count), count)
                     used[p] = b.add(used[p], count)
-                    places = [b.zext(b.extract_element(slot, I32(lane)), I64) for lane in range(WIDTH)]
-                    state[p] = lanes.look_up(3, places, I32)
+                    state[p] = lanes.look_up(5, lanes.places_of(slot, 6, p), I32)
                     literal[p] = b.or_(literal[p], entry) if p in literal else entry
             for p in parts:
                 halves[p].append((lanes.wide(bits[p]), lanes.wide(used[p])))
@@ -234,12 +305,13 @@ def encode_four(
             whole = b.or_(b.shl(late_bits, early_used), early_bits)
             count = b.shl(b.add(late_used, early_used), lanes.vector(I64, 48))
             flag = b.shl(lanes.wide(b.lshr(literal[p], lanes.vector(I32, 31))), lanes.vector(I64, 56))
-            lanes.store(state[p], 4, I64(p))
-            lanes.store(b.or_(b.or_(whole, count), flag), 6, b.add(arguments[7], I64(p)))
+            lanes.store(state[p], 6, I64(p))
+            lanes.store(b.or_(b.or_(whole, count), flag), 8, b.add(arguments[9], I64(p)))
         return context.get_dummy_value()
 
     number = types.int64
-    return types.void(symbols, number, table, next_state, states, types.int32, groups, number), codegen
+    small = types.int32
+    return types.void(symbols, number, row, small, table, next_state, states, small, groups, number), codegen
 
 
 def load64(_typing: Any, data: Any, _offset: Any) -> Any:
@@ -269,16 +341,14 @@ def store64(_typing: Any, data: Any, _offset: Any, _value: Any) -> Any:
 
 def prefetch_row(_typing: Any, data: Any, _offset: Any) -> Any:
     """Type and code of `prefetch`."""
-    lines = 4 * LANES * data.dtype.bitwidth // 512
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        first = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        first = builder.bitcast(builder.gep(first, [arguments[1]]), I8.as_pointer())
+        first = builder.gep(context.make_array(signature.args[0])(context, builder, arguments[0]).data, [arguments[1]])
         kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
         name = "llvm.prefetch.p0"
         function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        for line in range(lines):
-            builder.call(function, [builder.gep(first, [I64(64 * line)]), I32(0), I32(3), I32(1)])
+        for line in range(0, 4 * LANES, 64):
+            builder.call(function, [builder.gep(first, [I64(line)]), I32(0), I32(3), I32(1)])
         return context.get_dummy_value()
 
     return types.void(data, types.int64), codegen
@@ -288,14 +358,14 @@ def cttz64(_typing: Any, _mask: Any) -> Any:
     """Type and code of `lowest_bit`."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], I1(1))
+        return builder.cttz(arguments[0], I1(0))
 
     return types.int64(types.uint64), codegen
 
 
 decode_group: Any = intrinsic(decode_four)
 encode_group: Any = intrinsic(encode_four)
-prefetch: Any = intrinsic(prefetch_row)  # prefetch(array, offset): a row of 256 elements, if it exists
-lowest_bit: Any = intrinsic(cttz64)  # lowest_bit(mask): its position; the mask is not 0
+prefetch: Any = intrinsic(prefetch_row)  # prefetch(bytes, offset): a row of 256, if it exists
+lowest_bit: Any = intrinsic(cttz64)  # lowest_bit(mask): its position, 64 for 0
 read64: Any = intrinsic(load64)  # read64(bytes, offset): 8 bytes at any offset as a little-endian number
 write64: Any = intrinsic(store64)  # write64(bytes, offset, number): the same the other way

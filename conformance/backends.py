@@ -11,11 +11,17 @@ import numpy.typing as npt
 from codec import frame as frame_format
 from codec.container import read_container
 from codec.kernels import NUMBA
-from codec.tensor import INTEGERS, StoredTensor, load
+from codec.tensor import INTEGERS, Stored, load
 from refimpl import activations as act
-from refimpl import pruning, quantization, scaling
+from refimpl import hessian, pruning, quantization, rate, scaling, schedule, sparsegpt
+from refimpl.allocation import Demand, allocate_bits, allocate_error
 from refimpl.errors import InvalidArgument
+from refimpl.feedback import feed_back
+from refimpl.gptq import gptq
+from refimpl.hessian import inverse_factor
+from refimpl.pruning import NOfM
 from refimpl.quantization import QuantizationSpec, Quantized
+from refimpl.rate import RateCurve
 from refimpl.select import select_lowest
 from refimpl.tans import blocks, counts, tables
 from refimpl.tans.blocks import Chunks
@@ -82,6 +88,93 @@ class Reference:
         """The mask of the k lowest scores."""
         return select_lowest(score, k)
 
+    def smoothquant_scale(self, activation_max: Array, weight: Array, alpha: float) -> Array:
+        """Channel scales."""
+        return scaling.smoothquant_scale(activation_max, weight, alpha)
+
+    def awq_scale(self, activation_mean: Array, ratio: float) -> Array:
+        """Channel scales."""
+        return scaling.awq_scale(activation_mean, ratio)
+
+    def search_awq(self, weight: Array, activation_mean: Array, hessian: Array, **spec: Any) -> Any:
+        """(ratio, channel scales, weight that comes back, error of the output)."""
+        found = scaling.search_awq(weight, activation_mean, hessian, QuantizationSpec(**spec))
+        return np.float64(found.ratio), found.channel_scale, found.reconstruction, np.float64(found.error)
+
+    def wanda(self, weight: Array, mean_square: Array, sparsity: float | None, pattern: str | None) -> Any:
+        """(score, mask)."""
+        score = pruning.wanda_score(weight, mean_square)
+        share = share_of(sparsity, pattern)
+        if isinstance(share, NOfM):
+            return score, pruning.n_of_m_mask(score, share)
+        return score, pruning.prune_rows_mask(score, share)
+
+    def second_moment(self, activations: Array) -> Array:
+        """The second moment."""
+        return hessian.second_moment(activations)
+
+    def inverse_factor(self, hessian: Array, damping: float) -> Array:
+        """The upper factor of the inverse."""
+        return inverse_factor(hessian, damping)
+
+    def feed_back(self, weight: Array, factor: Array, step: float, block: int) -> Any:
+        """(weights rounded to multiples of the step, error)."""
+        settled, error = feed_back(weight, factor, lambda _, columns: np.rint(columns[:, 0] / step) * step, block)
+        return settled, np.float64(error)
+
+    def gptq(
+        self, weight: Array, factor: Array, static_groups: bool, block: int, order: Array | None = None, **spec: Any
+    ) -> Any:
+        """(codes, scale, zero_point, error)."""
+        grid = QuantizationSpec(**spec)
+        result = gptq(weight, factor, grid, order=order, static_groups=static_groups, block=block)
+        codes = result.quantized
+        return codes.codes, codes.scale, codes.zero_point, np.float64(result.error)
+
+    def sparsegpt(self, weight: Array, factor: Array, sparsity: float | None, pattern: str | None, block: int) -> Any:
+        """(mask, pruned weight, error)."""
+        result = sparsegpt.sparsegpt(weight, factor, share_of(sparsity, pattern), block=block)
+        return result.mask, result.reconstruction, np.float64(result.error)
+
+    def sparsegpt_quantize(
+        self, weight: Array, factor: Array, sparsity: float | None, pattern: str | None, block: int, **spec: Any
+    ) -> Any:
+        """(mask, codes, scale, zero_point, error)."""
+        share = share_of(sparsity, pattern)
+        result = sparsegpt.prune_and_quantize(weight, factor, share, QuantizationSpec(**spec), block=block)
+        codes = result.quantized
+        return result.mask, codes.codes, codes.scale, codes.zero_point, np.float64(result.error)
+
+    def estimated_loss(self, weight: Array, factor: Array) -> Array:
+        """Mean saliency."""
+        return np.array(schedule.estimated_loss(weight, factor))
+
+    def schedule(self, losses: Array, sizes: Array, sparsity: float) -> Array:
+        """The sparsity of each layer."""
+        return schedule.schedule(losses.tolist(), sizes.tolist(), sparsity)
+
+    def rate_curve(self, weight: Array) -> Any:
+        """(steps, bits, mean squared errors)."""
+        curve = rate.rate_curve(weight)
+        return curve.step, curve.bits, curve.error
+
+    def quantize_rate(self, weight: Array, step: float, price: float, factor: Array | None = None) -> Array:
+        """Codes."""
+        return rate.quantize_rate(weight, factor, step, price)
+
+    def allocate(
+        self, curve_step: Array, curve_bits: Array, curve_error: Array, weights: Array, gain: Array, overhead: Array,
+        target_bits: float | None, target_error: float | None,
+    ) -> Any:  # fmt: skip
+        """(step, bits, error) of each tensor."""
+        curves = map(RateCurve, curve_step, curve_bits, curve_error)
+        demands = [Demand(*d) for d in zip(curves, weights.tolist(), gain.tolist(), overhead.tolist(), strict=True)]
+        if target_error is None:
+            shares = allocate_bits(demands, 0.0 if target_bits is None else target_bits)
+        else:
+            shares = allocate_error(demands, target_error)
+        return tuple(np.array([getattr(s, name) for s in shares]) for name in ("step", "bits", "error"))
+
     def log2_fixed(self, x: Array) -> Array:
         """Logarithms in units of 2**-16."""
         return np.array([counts.log2_fixed(int(value)) for value in x], np.int64)
@@ -133,9 +226,14 @@ class Reference:
         return {name: values_of(tensor, self.kernels) for name, tensor in tensors.items()}
 
 
-def values_of(tensor: Array | StoredTensor, kernels: Kernels) -> Array:
+def share_of(sparsity: float | None, pattern: str | None) -> float | NOfM:
+    """What to prune: a share, or by the pattern ``n:m`` of m neighbours all but n."""
+    return NOfM(*map(int, pattern.split(":"))) if pattern else float(sparsity or 0)
+
+
+def values_of(tensor: Array | Stored, kernels: Kernels) -> Array:
     """A container's tensor as a plain array."""
-    if not isinstance(tensor, StoredTensor):
+    if not isinstance(tensor, Stored):
         return tensor
     values = load(tensor, kernels=kernels)
     if tensor.dtype not in INTEGERS:

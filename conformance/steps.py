@@ -48,6 +48,33 @@ STEPS = {
         ("weight", "codes", "zero_point", "activation_max"), ("score", "sparsity"), ("mask", "codes"), "pruning"
     ),
     "select": Step(("score",), ("k",), ("mask",), "pruning"),
+    "smoothquant_scale": Step(("activation_max", "weight"), ("alpha",), ("scale",), "scaling"),
+    "awq_scale": Step(("activation_mean",), ("ratio",), ("scale",), "scaling"),
+    "search_awq": Step(
+        ("weight", "activation_mean", "hessian"), ("bits", "symmetric", "granularity", "group_size"),
+        ("ratio", "scale", "weight", "error"), "scaling",
+    ),
+    "wanda": Step(("weight", "mean_square"), ("sparsity", "pattern"), ("score", "mask"), "pruning"),
+    "second_moment": Step(("activations",), (), ("hessian",), "hessian"),
+    "inverse_factor": Step(("hessian",), ("damping",), ("factor",), "hessian"),
+    "feed_back": Step(("weight", "factor"), ("step", "block"), ("settled", "error"), "hessian"),
+    "gptq": Step(
+        ("weight", "factor", "order"), ("bits", "symmetric", "granularity", "group_size", "static_groups", "block"),
+        ("codes", "scale", "zero_point", "error"), "hessian",
+    ),
+    "sparsegpt": Step(("weight", "factor"), ("sparsity", "pattern", "block"), ("mask", "weight", "error"), "pruning"),
+    "sparsegpt_quantize": Step(
+        ("weight", "factor"), ("sparsity", "pattern", "bits", "symmetric", "granularity", "group_size", "block"),
+        ("mask", "codes", "scale", "zero_point", "error"), "pruning",
+    ),
+    "estimated_loss": Step(("weight", "factor"), (), ("loss",), "pruning"),
+    "schedule": Step(("losses", "sizes"), ("sparsity",), ("sparsities",), "pruning"),
+    "rate_curve": Step(("weight",), (), ("step", "bits", "error"), "rate"),
+    "quantize_rate": Step(("weight", "factor"), ("step", "price"), ("codes",), "rate"),
+    "allocate": Step(
+        ("curve_step", "curve_bits", "curve_error", "weights", "gain", "overhead"), ("target_bits", "target_error"),
+        ("step", "bits", "error"), "rate",
+    ),
     "log2_fixed": Step(("x",), (), ("logarithm",), "tans"),
     "normalize_counts": Step(("histogram",), ("table_log",), ("counts",), "tans"),
     "choose_model": Step(("histogram",), ("lane_count", "table_log"), ("counts", "classes"), "tans"),

@@ -1,5 +1,6 @@
 """What must hold of any bytes: refused with a `StreamError`, or decoded alike by NumPy and Numba."""
 
+import contextlib
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from codec.container import read_container
 from codec.frame import Frame, decode, encode, read_frame
 from codec.kernels import NUMBA
-from codec.tensor import StoredTensor, load
+from codec.tensor import Stored, load
 from refimpl.errors import StreamError
 from refimpl.tans.blocks import decode_block
 from refimpl.tans.stream import NUMPY, Kernels
@@ -60,11 +61,22 @@ def check_container(data: bytes) -> None:
     except StreamError:
         return
     for tensor in tensors.values():
-        if isinstance(tensor, StoredTensor) and tensor.frame.block.symbol_count <= MAX_LOADED:
-            check_alike(partial(load_with, tensor), tensor.frame)
+        if not isinstance(tensor, Stored):
+            continue
+        if sum(part.frame.block.symbol_count for part in tensor.parts) <= MAX_LOADED:
+            for part in tensor.parts:
+                check_alike(partial(load_with, part), part.frame)
+            if len(tensor.parts) > 1:
+                load_whole(tensor)
 
 
-def load_with(tensor: StoredTensor, kernels: Kernels) -> npt.NDArray[Any]:
+def load_whole(tensor: Stored) -> None:
+    """Put the bands of a tensor together, if all of them can be decoded."""
+    with contextlib.suppress(StreamError):
+        load(tensor)
+
+
+def load_with(tensor: Stored, kernels: Kernels) -> npt.NDArray[Any]:
     """The values of a tensor."""
     return load(tensor, kernels=kernels)
 

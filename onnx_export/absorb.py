@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from onnx_export.weights import all_nodes, attribute_of, constant_tensors
+from onnx_export.weights import all_nodes, attribute_of, bodies, constant_tensors
 
 Channels = npt.NDArray[np.intp]  # channel of each element, broadcastable to the last axes of a value
 Dims = tuple[int | None, ...]
@@ -72,11 +72,10 @@ def read_graph(model: onnx.ModelProto, frozen: Set[str]) -> Graph:
     """
     graph = model.graph
     nodes = list(all_nodes(graph))
-    uses = Counter(name for node, _ in nodes for name in node.input if name)
+    uses = Counter(name for node in nodes for name in node.input if name)
     uses.update(output.name for output in graph.output)
-    for node, _ in nodes:  # a subgraph's result may be a value of the main graph
-        for attribute in node.attribute:
-            uses.update(o.name for g in (attribute.g, *attribute.graphs) for o in g.output)
+    for node in nodes:  # a body's result may be a value of the main graph
+        uses.update(output.name for body in bodies(node) for output in body.output)
     frozen = frozen | {value.name for value in graph.input}
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
     constants = {n: t for n, t, _ in constant_tensors(graph) if t.data_type in floats and n not in frozen}

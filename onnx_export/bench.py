@@ -1,39 +1,52 @@
-"""bench: load time, latency, memory and decoding speed of a model in ONNX Runtime."""
+"""bench: load time, latency and memory of a model in ONNX Runtime, how fast it decodes, and what the formulas predict.
 
-import ctypes
+Keys of the result are listed in docs/speed.md.
+"""
+
+import math
 import os
-import platform
 import resource
-import statistics
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
-from importlib.metadata import version
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
-from onnx import helper
 
-from onnx_export.calls import ELEMENT_TYPES as CODES
-from onnx_export.calls import Call, read_calls
+from codec.tensor import BandedTensor, load, store_integers
+from onnx_export.budget import BUFFERS, Profile, fraction_of, measure, open_kept, whole_calls
+from onnx_export.calls import read_calls
 from onnx_export.files import file_bytes, read_model
-from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
-from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session
-from onnx_export.runtime import run as run_session
+from onnx_export.measure import (
+    Setup,
+    bandwidths,
+    bound_run,
+    device_memory,
+    environment,
+    host_memory,
+    identity_run,
+    seconds_of,
+)
+from onnx_export.rewrite import planned_residents
+from onnx_export.runtime import describe_placement, onnxruntime
 from onnx_export.session import load_session
 from onnx_export.tables import make_console, make_table
-from refimpl.errors import ExportError, InvalidArgument
+from refimpl.throughput import Machine, Workload, device_bytes, stages
 
 BATCHES = (1, 8, 64)
-LENGTH = 64  # of free dimensions other than the first
 
 
 def bench(
-    source: str | os.PathLike[str], *, device: str = "cpu", mode: str = "streaming", repeats: int = 5
+    source: str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    mode: str = "streaming",
+    repeats: int = 5,
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Measure a model.
 
@@ -42,16 +55,20 @@ def bench(
     source : path
         ``.onnx``, compressed or not.
     device : {"cpu", "cuda"}
-    mode : {"streaming", "resident"}
+    mode : {"streaming", "resident", "auto"}
     repeats : int
-        Runs of which the median counts, after one that does not.
+        Rounds of which the median counts.
+    threads : int, optional
+        Of the sessions that run on the CPU; default ONNX Runtime's. With one, times are those of that thread.
 
     Returns
     -------
     dict
-        ``path``, ``bytes``, ``device``, ``mode``, ``placement`` (what runs where), ``load_seconds``, ``latency``
-        (seconds by batch), ``peak_host_bytes``, ``device_bytes``, ``tensors`` (name, elements, stored_bytes,
-        decode_seconds, elements_per_second) and ``environment``.
+        ``path``, ``bytes``, ``device``, ``mode``, ``threads``, ``placement`` (what runs where), ``load_seconds``,
+        ``latency`` (seconds by batch), ``peak_host_bytes``, ``device_bytes``, ``environment``, ``bandwidths`` (bytes a
+        second) and, of a compressed model, ``planned`` (what mode auto does), ``tensors`` (what each takes to decode),
+        ``profiles`` (what was measured of the model at each batch) and ``cases`` (predicted latency and memory, beside
+        the measured ones where the mode exists).
 
     Raises
     ------
@@ -60,46 +77,38 @@ def bench(
     TansorError
         See `onnx_export.session.load_session`.
     """
-    if repeats < 1:
-        raise InvalidArgument(f"repeats is {repeats}, at least one is needed")
+    setup = Setup(device, threads=threads, repeats=repeats)
     source = Path(source)
-    before = device_bytes() if device == "cuda" else None
+    before = device_memory() if device == "cuda" else None
     begin = time.perf_counter()
     session = load_session(source, mode, device)
     load_seconds = time.perf_counter() - begin
-    latency = {batch: median_seconds(partial(run_batch, session, batch), repeats) for batch in batches_of(session)}
-    after = device_bytes() if device == "cuda" else None
+    setups = [replace(setup, batch=batch) for batch in batches_of(session)]
+    for run in [bound_run(session, s) for s in setups]:
+        run()
+    after = device_memory() if device == "cuda" else None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    placement = describe_placement(session)
+    del session
+    model = read_model(source)
+    speeds = bandwidths(source, setup)
+    latency, predictions = {}, {}
+    tensors = [stored for _, stored, _ in read_calls(model)]
+    if tensors and not any(isinstance(stored, BandedTensor) for stored in tensors):
+        predictions = predict(source, model, setups, speeds)
+        cases = [c for c in predictions["cases"] if c["measured_seconds"] is not None]
+        ran = mode if mode in {c["case"] for c in cases} else predictions["planned"]
+        latency = {c["batch"]: c["measured_seconds"] for c in cases if c["case"] == ran}
+    else:
+        session = load_session(source, mode, device, options=setup.options())
+        latency = {s.batch: seconds_of({"": bound_run(session, s)}, s)[""] for s in setups}
     return {
-        "path": str(source), "bytes": file_bytes(source), "device": device, "mode": mode,
-        "placement": describe_placement(session), "load_seconds": load_seconds, "latency": latency,
-        "peak_host_bytes": peak, "device_bytes": None if before is None or after is None else after - before,
-        "tensors": [decode_speed(call, device, repeats) for call in calls_of(source)] if mode == "streaming" else [],
-        "environment": environment(),
+        "path": str(source), "bytes": file_bytes(source), "device": device, "mode": mode, "threads": threads,
+        "placement": placement, "load_seconds": load_seconds, "latency": latency,
+        "peak_host_bytes": peak, "device_bytes": None if before is None or after is None else after[0] - before[0],
+        "environment": environment(), "bandwidths": speeds, "planned": None, "tensors": [], "profiles": [], "cases": [],
+        **predictions,
     }  # fmt: skip
-
-
-def environment() -> dict[str, str]:
-    """Machine and versions."""
-    packages = {name: version(name) for name in ("tansor", "numpy", "onnx")}
-    return {
-        "machine": platform.machine(), "cores": str(os.cpu_count()), "python": platform.python_version(),
-        "onnxruntime": onnxruntime().__version__, **packages, "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-
-
-def median_seconds(task: Callable[[], Any], repeats: int) -> float:
-    """Of so many calls, the first one left out."""
-    task()
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        task()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
-
-
-# Whole models
 
 
 def batches_of(session: Any) -> tuple[int, ...]:
@@ -108,96 +117,156 @@ def batches_of(session: Any) -> tuple[int, ...]:
     return BATCHES if free else BATCHES[:1]
 
 
-def feeds_for(session: Any, batch: int) -> dict[str, npt.NDArray[Any]]:
-    """Inputs that any model takes: noise for numbers, zeros for what may be an index.
-
-    Raises
-    ------
-    ExportError
-        An input of another kind.
-    """
-    random, feeds = np.random.default_rng(0), {}
-    for given in session.get_inputs():
-        dtype = ELEMENT_TYPES.get(given.type)
-        if dtype is None:
-            raise ExportError(f"input {given.name} is {given.type}: nothing to measure with")
-        shape = [d if isinstance(d, int) else LENGTH if axis else batch for axis, d in enumerate(given.shape)]
-        noise = random.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
-        feeds[given.name] = noise.astype(dtype)
-    return feeds
-
-
-def run_batch(session: Any, batch: int) -> None:
-    """One run."""
-    run_session(session, None, feeds_for(session, batch))
-
-
-def device_bytes() -> int | None:
-    """Memory in use on the current CUDA device, by whomever; None without a driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    context, free, total = ctypes.c_void_p(), ctypes.c_size_t(), ctypes.c_size_t()
-    driver.cuInit(0)
-    if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) or driver.cuCtxPushCurrent_v2(context):
-        return None
-    failed = driver.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
-    driver.cuCtxPopCurrent_v2(ctypes.byref(context))
-    return None if failed else total.value - free.value
-
-
-# Tensor by tensor
-
-
-def calls_of(source: Path) -> list[tuple[str, tuple[int, ...], str, Call]]:
-    """Name, shape, dtype and call of each compressed tensor."""
-    return [(name, stored.shape, stored.dtype, call) for name, stored, call in read_calls(read_model(source))]
-
-
-def decode_speed(call: tuple[str, tuple[int, ...], str, Call], device: str, repeats: int) -> dict[str, Any]:
-    """Time a call in a session of its own, its result left on the device."""
-    name, shape, dtype, node = call
-    session = open_session(call_model(name, shape, dtype, node), device)
-    binding = session.io_binding()
-    binding.bind_output(name, device)
-
-    def decode() -> None:
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-
-    seconds = median_seconds(decode, repeats)
-    elements = int(np.prod(shape))
+def predict(
+    source: Path, model: onnx.ModelProto, setups: list[Setup], speeds: dict[str, float | None]
+) -> dict[str, Any]:
+    """What the formulas say of a compressed model: ``tensors``, ``profiles`` and ``cases``."""
+    fractions = {name: fraction_of(stored.frame.block) for name, stored, _ in whole_calls(model)}
+    sizes = {name: call.stored_bytes for name, _, call in whole_calls(model)}
+    resident = planned_residents(model, list(fractions))
+    modes = ["resident", "streaming", *(["auto"] if 0 < len(resident) < len(fractions) else [])]
+    memory = {mode: memory_apart(source, mode, setups[0]) for mode in modes}
+    profiles: list[Profile] = []
+    cases: list[dict[str, Any]] = []
+    for setup in setups:
+        # How long tensors take to decode alone does not depend on the batch.
+        profiles.append(measure(model, setup, known=profiles[0].tensors if profiles else None))
+        profile = profiles[-1]
+        tasks = {mode: bound_run(open_kept(model, mode, setup), setup) for mode in modes}
+        seconds = seconds_of(tasks, setup)
+        kept = {"resident": frozenset(fractions), "streaming": frozenset[str](), "auto": resident}
+        for mode in modes:
+            chosen = {name: None if name in kept[mode] else f for name, f in fractions.items()}
+            held = sum(c.ready_bytes if c.name in kept[mode] else sizes[c.name] for c in profile.tensors)
+            buffers = sum(sorted(c.ready_bytes for c in profile.tensors if c.name not in kept[mode])[-BUFFERS:])
+            cases.append({
+                "batch": setup.batch, "case": mode, "seconds": profile.predict(chosen),
+                "measured_seconds": seconds[mode], "bytes": held + buffers, "measured_bytes": memory[mode],
+            })  # fmt: skip
+        cases += loading_cases(profile, fractions, sum(sizes.values()), speeds)
     return {
-        "name": name, "elements": elements, "stored_bytes": node.stored_bytes, "decode_seconds": seconds,
-        "elements_per_second": elements / seconds,
+        "planned": "auto" if len(modes) > 2 else "resident" if resident else "streaming",
+        "tensors": [
+            {
+                "name": c.name, "function": c.function, "elements": c.elements, "stored_bytes": sizes[c.name],
+                "fraction": fractions[c.name], "least_fraction": c.least / 16, "least_seconds": c.least_seconds,
+                "decode_seconds": c.coded_seconds, "elements_per_second": c.elements / c.coded_seconds,
+            }
+            for c in profiles[0].tensors
+        ],
+        "profiles": [
+            {"batch": p.setup.batch, "plain_seconds": p.plain_seconds, "least_seconds": p.least_seconds}
+            for p in profiles
+        ],
+        "cases": cases,
     }  # fmt: skip
 
 
-def call_model(name: str, shape: tuple[int, ...], dtype: str, call: Call) -> onnx.ModelProto:
-    """A model that decodes one tensor."""
-    output = helper.make_tensor_value_info(name, CODES[dtype], shape)
-    graph = helper.make_graph([call.node], "decode", [], [output], call.inputs)
-    imports = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
-    bodies = functions([call.node.op_type], 21)
-    return helper.make_model(graph, opset_imports=imports, ir_version=10, functions=bodies)
+def loading_cases(
+    profile: Profile, fractions: dict[str, float], stored: int, speeds: dict[str, float | None]
+) -> list[dict[str, Any]]:
+    """Nothing but buffers in device memory: all weights come from the host or from disk in each run, in series."""
+    tensors = profile.tensors
+    raw, ready = sum(c.elements for c in tensors), sum(c.ready_bytes for c in tensors)
+    coded = sum(f * c.elements for c in tensors if (f := fractions[c.name]))
+    streaming = profile.predict(dict.fromkeys(fractions, 0.0))
+    decode = max(profile.predict(dict(fractions)) - streaming, 1e-12)
+    work = Workload(
+        raw_bytes=raw,
+        ratio=max(1.0, coded / max(stored - (raw - coded), 1.0)) if coded else 1.0,
+        fraction=coded / raw,
+        compute_seconds=streaming,
+        layers=max(1, ready // max(c.ready_bytes for c in tensors)),
+        width=ready / raw,
+        buffers=BUFFERS,
+    )
+    plain = replace(work, raw_bytes=ready, ratio=1.0, fraction=0.0, width=1.0, compute_seconds=profile.plain_seconds)
+    farther = {"host": (math.inf, speeds["link"]), "disk": (0.0, speeds["disk"])}
+    cases = []
+    for place, (host_bytes, speed) in farther.items():
+        if speed is None:
+            continue
+        machine = Machine(work.buffer_bytes, host_bytes, speeds["link"] or math.inf, speeds["disk"] or math.inf,
+                          max(coded, 1.0) / decode)  # fmt: skip
+        for name, kept in (("plain", plain), ("compressed", work)):
+            cases.append({
+                "batch": profile.setup.batch, "case": f"{name}, from {place}", "seconds": stages(kept, machine).serial,
+                "measured_seconds": None, "bytes": device_bytes(kept, machine), "measured_bytes": None,
+            })  # fmt: skip
+    return cases
+
+
+# Memory
+
+
+def memory_apart(source: Path, mode: str, setup: Setup) -> int | None:
+    """Bytes of device memory that a session and a run of it take, in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(memory_here, source, mode, setup).result()
+
+
+def memory_here(source: Path, mode: str, setup: Setup) -> int | None:
+    """The same in this process: what any session takes, and the compiled codec, do not count."""
+    look = device_memory if setup.device == "cuda" else host_memory
+    identity_run(onnxruntime().OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), setup.device, 0), setup)()
+    if mode != "streaming":  # which needs none of it
+        load(store_integers(np.tile(np.arange(4, dtype=np.uint8), 999)))
+    before = look()
+    run = bound_run(load_session(source, mode, setup.device), setup)
+    run()
+    run()
+    after = look()
+    return None if before is None or after is None else after[0] - before[0]
+
+
+# The table
 
 
 def print_bench(result: dict[str, Any]) -> None:
-    """The largest tensors, totals last."""
-    console, table = make_console(), make_table("tensor", "elements", "decode ms", "G elements/s")
+    """The largest tensors, predictions, totals last."""
+    console = make_console()
     tensors = result["tensors"]
-    for t in sorted(tensors, key=lambda t: -t["elements"])[:10]:
-        speed = t["elements_per_second"] / 1e9
-        table.add_row(t["name"], f"{t['elements']:,}", f"{1e3 * t['decode_seconds']:.3f}", f"{speed:.2f}")
     if tensors:
+        table = make_table("tensor", "elements", "decode ms", "G elements/s", "as little as can be, ms")
+        for t in sorted(tensors, key=lambda t: -t["elements"])[:10]:
+            speed = t["elements_per_second"] / 1e9
+            table.add_row(
+                t["name"], f"{t['elements']:,}", f"{1e3 * t['decode_seconds']:.3f}", f"{speed:.2f}",
+                f"{1e3 * t['least_seconds']:.3f}",
+            )  # fmt: skip
         console.print(table)
         elements, seconds = (sum(t[key] for t in tensors) for key in ("elements", "decode_seconds"))
         console.print(f"{len(tensors)} tensors: {elements:,} elements in {1e3 * seconds:.1f} ms, one by one")
-    for batch, seconds in result["latency"].items():
-        console.print(f"batch {batch}: {1e3 * seconds:.2f} ms")
+        console.print(cases_table(result["cases"]))
+    else:
+        for batch, seconds in result["latency"].items():
+            console.print(f"batch {batch}: {1e3 * seconds:.2f} ms")
+    speeds = [f"{name} {speed / 1e9:.2f}" for name, speed in result["bandwidths"].items() if speed is not None]
+    console.print(f"GB/s: {', '.join(speeds)}")
     memory = f"at most {result['peak_host_bytes'] / 1e6:,.0f} MB of host memory"
     if result["device_bytes"] is not None:
         memory += f", {result['device_bytes'] / 1e6:,.0f} MB of device memory"
     console.print(f"{result['bytes']:,} bytes, loaded in {result['load_seconds']:.2f} s, {memory}")
     console.print(f"{result['device']}, {result['mode']}: {result['placement']}")
+
+
+def cases_table(cases: list[dict[str, Any]]) -> Any:
+    """Predicted beside measured."""
+    table = make_table("weights are", "batch", "ms predicted", "measured", "MB of weights predicted", "MB measured")
+    for c in cases:
+        table.add_row(
+            c["case"], str(c["batch"]), f"{1e3 * c['seconds']:.2f}", scaled(c["measured_seconds"], 1e3),
+            f"{c['bytes'] / 1e6:,.1f}", scaled(c["measured_bytes"], 1e-6),
+        )  # fmt: skip
+    return table
+
+
+def scaled(value: float | None, factor: float) -> str:
+    """A number in another unit, or a dash where there is none.
+
+    Examples
+    --------
+    >>> scaled(0.0123, 1e3), scaled(None, 1e3)
+    ('12.30', '-')
+    """
+    return "-" if value is None else f"{value * factor:,.2f}"

@@ -4,7 +4,8 @@ Reductions are added to the graph, so that a whole activation never leaves ONNX 
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from onnx_export.runtime import ELEMENT_TYPES, open_session, run
+from onnx_export.runtime import ELEMENT_TYPES, apart, open_session, run
 from onnx_export.weights import Reader
 from refimpl.activations import ActivationStatistics
 from refimpl.errors import CalibrationError
@@ -21,6 +22,31 @@ from refimpl.errors import CalibrationError
 Batch = Mapping[str, npt.NDArray[Any]]  # by input name
 Samples = str | os.PathLike[str] | npt.NDArray[Any] | Batch  # a file, the only input, or inputs by name
 BATCH = 4  # samples in a run, where the model leaves the batch size open
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a model."""
+
+    name: str
+    shape: tuple[int | str | None, ...]
+    type: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What samples must fit: the inputs of a session, without its weights."""
+
+    inputs: tuple[Input, ...]
+
+    def get_inputs(self) -> tuple[Input, ...]:
+        """As of a session."""
+        return self.inputs
+
+
+def inputs_of(session: Any) -> Inputs:
+    """The inputs of a session, which may then go."""
+    return Inputs(tuple(Input(i.name, tuple(i.shape), i.type) for i in session.get_inputs()))
 
 
 def read_samples(path: Path) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
@@ -52,7 +78,9 @@ def check_samples(session: Any, samples: npt.NDArray[Any] | Batch) -> dict[str, 
     session : InferenceSession
         Of the model to calibrate.
     samples : array or mapping
-        The first axis counts samples. A single array is for a model with a single input.
+        The first axis counts samples. An input may have one axis more than the model wants: each entry then is that
+        input in a run of its own, as a recurrent state needs it, whose first axis counts layers. A single array is for
+        a model with a single input.
 
     Raises
     ------
@@ -70,13 +98,9 @@ def check_samples(session: Any, samples: npt.NDArray[Any] | Batch) -> dict[str, 
     checked = {}
     for given in inputs:
         array = samples[given.name]
-        if array.ndim != len(given.shape):
+        counted = [] if is_stacked(array, given) else given.shape[:1]  # axes of the model that count samples
+        if array.ndim < len(given.shape) or not fits(array.shape[1:], given.shape[len(counted) :]):
             raise CalibrationError(f"{given.name}: data of shape {list(array.shape)}, the model wants {given.shape}")
-        for axis, (have, want) in enumerate(zip(array.shape, given.shape, strict=True)):
-            if axis and isinstance(want, int) and want > 0 and have != want:
-                raise CalibrationError(
-                    f"{given.name}: data of shape {list(array.shape)}, the model wants {given.shape}"
-                )
         if array.ndim and not len(array):
             raise CalibrationError(f"{given.name}: no samples")
         dtype = ELEMENT_TYPES.get(given.type)
@@ -86,9 +110,26 @@ def check_samples(session: Any, samples: npt.NDArray[Any] | Batch) -> dict[str, 
             checked[given.name] = array.astype(dtype)
         if dtype.kind == "f" and not np.isfinite(checked[given.name]).all():
             raise CalibrationError(f"{given.name}: the data hold NaN or infinite values")
-    if len({len(a) for a in checked.values() if a.ndim}) > 1:
-        raise CalibrationError("the inputs have different numbers of samples")
+    counts = {name: len(array) for name, array in checked.items() if array.ndim}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise CalibrationError(
+            f"the inputs have different numbers of samples: {listed}. The first axis counts them; an input "
+            "whose own first axis does not, such as a state, takes one more axis in front"
+        )
     return checked
+
+
+def is_stacked(array: npt.NDArray[Any], given: Any) -> bool:
+    """Whether samples have one axis more than their input: each entry is the whole input of a run."""
+    return array.ndim == len(given.shape) + 1
+
+
+def fits(shape: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
+    """Whether a shape is what a model wants; only positive integers are wishes."""
+    return len(shape) == len(wanted) and all(
+        not isinstance(want, int) or want <= 0 or have == want for have, want in zip(shape, wanted, strict=True)
+    )
 
 
 def batches(session: Any, samples: Batch) -> Iterable[dict[str, npt.NDArray[Any]]]:
@@ -100,6 +141,11 @@ def batches(session: Any, samples: Batch) -> Iterable[dict[str, npt.NDArray[Any]
         Fewer samples than the model's fixed batch size.
     """
     count = sample_count(samples)
+    stacked = {i.name for i in session.get_inputs() if is_stacked(samples[i.name], i)}
+    if stacked:  # one sample a run
+        for k in range(count):
+            yield {n: a[k, ...] if n in stacked else a[k : k + 1] if a.ndim else a for n, a in samples.items()}
+        return
     fixed = [i.shape[0] for i in session.get_inputs() if i.shape and isinstance(i.shape[0], int) and i.shape[0] > 0]
     size = max(fixed, default=min(BATCH, count))
     if fixed and count < size:
@@ -143,12 +189,11 @@ def collect_statistics(
     """
     if not activations:
         return {}
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    watched, arrays = apart(model)
     names: dict[tuple[str, int], tuple[str, str, str]] = {}
     for key, channels in activations.items():
         names[key] = add_reductions(watched, len(names), *key, channels)
-    session = open_session(watched)
+    session = open_session(watched, arrays=arrays)
     outputs = [name for triple in names.values() for name in triple]
     maximum: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
     means: dict[tuple[str, int], npt.NDArray[np.float64]] = {}

@@ -1,11 +1,12 @@
 """Stored tensors as function calls: written into a graph and read back, side by side.
 
-Each weight is one call of an `ai.tansor` function whose inputs are initializers named after it.
+Each weight is one call of an `ai.tansor` function whose inputs are initializers named after it; one in bands is a
+call for each band, a Concat and a call of ``Interleave``.
 Specification: docs/spec/onnx.md.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -17,12 +18,13 @@ from onnx import helper, numpy_helper
 from zlib_ng.zlib_ng import crc32
 
 from codec.frame import Frame
-from codec.tensor import FLOATS, INTEGERS, StoredTensor
+from codec.tensor import FLOATS, INTEGERS, BandedTensor, Stored, StoredTensor, make_banded
 from onnx_export.functions import DOMAIN, decompress_name
 from refimpl.errors import Corrupt
 from refimpl.tans.blocks import Block, Chunks
 from refimpl.tans.classes import NO_CLASSES
 from refimpl.tans.counts import stored_counts
+from refimpl.tans.nibbles import pack_nibbles, unpack_nibbles
 from refimpl.tans.stream import Stream
 
 ELEMENT_TYPES = {
@@ -56,14 +58,30 @@ KINDS = [
     for mode, is_weight, classes, packed in product(("coded", "partial"), (True, False), (False, True), (False, True))
 ] + [Kind("raw", True), Kind("raw", True, packed=True), Kind("constant", True)]
 KIND_OF = {kind.name: kind for kind in KINDS}
+INTERLEAVE = "Interleave"
 
 
 @dataclass(frozen=True)
 class Call:
-    """A node and the initializers it reads."""
+    """A node and the initializers it reads; for a tensor in bands also the nodes before it and what these read.
+
+    Of what goes from one node to another the types are declared: native operators know theirs from nothing else.
+    """
 
     node: onnx.NodeProto
     inputs: list[onnx.TensorProto]
+    before: tuple[onnx.NodeProto, ...] = ()
+    values: tuple[onnx.ValueInfoProto, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[onnx.NodeProto, ...]:
+        """All nodes, in order."""
+        return (*self.before, self.node)
+
+    @property
+    def functions(self) -> set[str]:
+        """Names of the functions that it calls."""
+        return {node.op_type for node in self.nodes if node.domain == DOMAIN}
 
     @property
     def stored_bytes(self) -> int:
@@ -71,15 +89,17 @@ class Call:
         return sum(len(tensor.raw_data) for tensor in self.inputs)
 
 
-def write_call(name: str, stored: StoredTensor) -> Call:
+def write_call(name: str, stored: Stored) -> Call:
     """The call that produces a stored tensor.
 
     Parameters
     ----------
     name : str
-        Name of the value; the inputs are called ``<name>.<part>``.
-    stored : StoredTensor
+        Name of the value; the inputs are called ``<name>.<part>``, the bands ``<name>.0``, ``<name>.1``, ..
+    stored : StoredTensor or BandedTensor
     """
+    if isinstance(stored, BandedTensor):
+        return write_banded(name, stored)
     block = stored.frame.block
     parts: Arrays = {}
     if block.stream is not None:
@@ -123,7 +143,31 @@ def write_call(name: str, stored: StoredTensor) -> Call:
     return Call(node, inputs)
 
 
-def read_calls(model: onnx.ModelProto) -> Iterator[tuple[str, StoredTensor, Call]]:
+def write_banded(name: str, stored: BandedTensor) -> Call:
+    """The nodes that produce a tensor in bands."""
+    calls = [write_call(f"{name}.{g}", part) for g, part in enumerate(stored.parts)]
+    parts: Arrays = {"bands": pack_nibbles(stored.bands), "channels": np.array([len(stored.bands)], np.int64)}
+    inputs = [numpy_helper.from_array(array, f"{name}.{part}") for part, array in parts.items()]
+    bands = [call.node.output[0] for call in calls]
+    joined = helper.make_node("Concat", bands, [f"{name}.joined"], name=f"{name}.join", axis=stored.axis)
+    node = helper.make_node(
+        INTERLEAVE,
+        [joined.output[0], *(tensor.name for tensor in inputs)],
+        [name],
+        name=f"{name}.interleave",
+        domain=DOMAIN,
+        axis=stored.axis,
+        stored_crc=checksum(inputs),
+    )
+    values = [
+        helper.make_tensor_value_info(band, ELEMENT_TYPES[part.dtype], part.shape)
+        for band, part in zip(bands, stored.parts, strict=True)
+    ]
+    every = [tensor for call in calls for tensor in call.inputs] + inputs
+    return Call(node, every, (*(call.node for call in calls), joined), tuple(values))
+
+
+def read_calls(model: onnx.ModelProto) -> Iterator[tuple[str, Stored, Call]]:
     """(name, tensor, call) of each compressed tensor of a model; nothing is decoded yet.
 
     Raises
@@ -132,24 +176,95 @@ def read_calls(model: onnx.ModelProto) -> Iterator[tuple[str, StoredTensor, Call
         A call's inputs are missing, of the wrong kind, or have a wrong checksum.
     """
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.domain != DOMAIN:
-            continue
+    producers = {node.output[0]: node for node in model.graph.node if node.output}
+    nodes = [node for node in model.graph.node if node.domain == DOMAIN]
+    joins = {id(node): join_of(node, producers) for node in nodes if node.op_type == INTERLEAVE}
+    bands = {name for join in joins.values() for name in join.input}
+    for node in nodes:
         name = node.output[0] if node.output else node.name
-        inputs = [initializers[i] for i in node.input if i in initializers]
-        if node.op_type not in KIND_OF or len(inputs) != len(node.input):
-            raise Corrupt(f"{name}: {node.op_type} has no constant inputs or is unknown")
+        if name in bands:
+            continue
         try:
-            call = Call(node, inputs)
-            yield name, read_call(call), call
+            join = joins.get(id(node))
+            if join is None:
+                call = find_inputs(node, initializers)
+                yield name, read_call(call), call
+            else:
+                calls = [find_inputs(producers[band], initializers) for band in join.input]
+                call = find_inputs(node, initializers)
+                every, before = [t for c in [*calls, call] for t in c.inputs], (*(c.node for c in calls), join)
+                call = Call(node, every, before, tuple(v for v in model.graph.value_info if v.name in join.input))
+                yield name, read_banded(calls, call), call
         except Corrupt as error:
             raise Corrupt(f"{name}: {error}") from None
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise Corrupt(f"{name}: the call cannot be read ({error})") from None
 
 
+def join_of(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto:
+    """The Concat of calls that a call of ``Interleave`` reads.
+
+    Raises
+    ------
+    Corrupt
+        It reads something else.
+    """
+    join = producers.get(node.input[0]) if node.input else None
+    if join is None or join.op_type != "Concat" or join.domain not in ("", "ai.onnx"):
+        raise Corrupt(f"{node.name}: {INTERLEAVE} does not read a Concat")
+    calls = [producers.get(name) for name in join.input]
+    if any(call is None or call.domain != DOMAIN or call.op_type == INTERLEAVE for call in calls):
+        raise Corrupt(f"{node.name}: its Concat does not join calls of {DOMAIN}")
+    return join
+
+
+def find_inputs(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto]) -> Call:
+    """A node with the initializers that it reads.
+
+    Raises
+    ------
+    Corrupt
+        It is unknown, or reads anything else.
+    """
+    names = node.input[1:] if node.op_type == INTERLEAVE else node.input
+    inputs = [initializers[name] for name in names if name in initializers]
+    if node.op_type not in {*KIND_OF, INTERLEAVE} or len(inputs) != len(names):
+        raise Corrupt(f"{node.op_type} has no constant inputs or is unknown")
+    return Call(node, inputs)
+
+
+def read_banded(calls: Sequence[Call], call: Call) -> BandedTensor:
+    """Undo `write_banded`.
+
+    Parameters
+    ----------
+    calls : sequence of Call
+        One for each band.
+    call : Call
+        All nodes, and all inputs; those of ``Interleave`` come last.
+
+    Raises
+    ------
+    Corrupt
+        The parts do not fit one another, or a checksum is wrong.
+    """
+    attributes = {a.name: a.i for a in call.node.attribute}
+    inputs = call.inputs[len(call.inputs) - (len(call.node.input) - 1) :]
+    if checksum(inputs) != attributes["stored_crc"]:
+        raise Corrupt("the checksum of the bands is wrong")
+    bands, channels = (numpy_helper.to_array(tensor) for tensor in inputs)
+    (count,) = vector(channels, np.int64).tolist()
+    axis = attributes["axis"]
+    if [a.i for a in call.before[-1].attribute if a.name == "axis"] != [axis]:
+        raise Corrupt(f"the bands are joined along another axis than {axis}")
+    every = unpack_nibbles(vector(bands, np.uint8))
+    if not (len(every) - 1 <= count <= len(every) and not every[count:].any()):
+        raise Corrupt(f"{len(bands)} bytes of bands for {count} channels")
+    return make_banded(axis, every[:count], [read_call(part) for part in calls])
+
+
 def read_call(call: Call) -> StoredTensor:
-    """Undo `write_call`.
+    """Undo `write_call` for a tensor of one call.
 
     Raises
     ------

@@ -20,15 +20,16 @@ DIFFERENT, USER_ERROR, DAMAGED, INTERRUPTED = 1, 2, 3, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
-    if not options.command:
-        parser.print_help()
-        return USER_ERROR
     status: int = 0
     try:
+        parser = make_parser()
+        options = parser.parse_args(arguments)
+        if not options.command:
+            parser.print_help()
+            return USER_ERROR
         status = options.command(options) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
     except StreamError as error:
         return fail(str(error), DAMAGED)
     except TansorError as error:
@@ -77,12 +78,18 @@ def make_parser() -> argparse.ArgumentParser:
     compress.add_argument("--max-loss", type=float, metavar="P", help="loss of perplexity that rate may spend, percent")
     compress.add_argument("--tokens", type=Path, metavar="FILE.npy", help="tokens to measure --max-loss on")
     compress.add_argument("--sparsity", type=float, metavar="S", help="share of layers' weights to prune")
-    compress.add_argument("--budget", choices=["layer", "global"], help="--sparsity of each layer, or of all together")
+    compress.add_argument(
+        "--prune-budget", choices=["layer", "global"], help="--sparsity of each layer, or of all together"
+    )
     compress.add_argument("--activations", choices=["int8"], help="quantize what layers read, too (recipe double)")
     compress.add_argument("--calibration", type=Path, metavar="FILE", help="samples of the inputs, .npy or .npz")
     compress.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="tensors to copy (repeatable)")
     compress.add_argument("--profile", default="gpu", choices=["gpu", "archive"], help="parallel decoding or size")
     compress.add_argument("--fraction", type=float, default=1.0, metavar="F", help="share of each tensor to code")
+    compress.add_argument("--latency-budget", type=float, metavar="X", help="run within X times the plain latency")
+    compress.add_argument("--device", choices=["cpu", "cuda"], help="where --latency-budget counts (default: cpu)")
+    compress.add_argument("--batch", type=int, metavar="N", help="batch at which it counts (default: 1)")
+    compress.add_argument("--threads", type=int, metavar="N", help="of the sessions that measure it on the CPU")
     compress.add_argument("--jobs", type=int, metavar="N", help="threads (default: one per core)")
     compress.add_argument("--work", type=Path, metavar="FOLDER", help="keep what is finished, resume from it")
     compress.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that sees the --work folder")
@@ -129,13 +136,14 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="runs of which the median counts (default: 5)"
     )
+    bench.add_argument("--threads", type=int, metavar="N", help="of sessions on the CPU (default: ONNX Runtime's)")
     bench.set_defaults(command=run_bench)
 
     for command, mode in ((run, "streaming"), (evaluate, "resident"), (bench, "streaming")):
         command.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
         command.add_argument(
-            "--mode", default=mode, choices=["streaming", "resident"],
-            help=f"decode weights at each use, or once while loading (default: {mode})",
+            "--mode", default=mode, choices=["streaming", "resident", "auto"],
+            help=f"decode weights at each use, once while loading, or as the file says (default: {mode})",
         )  # fmt: skip
     for command in (compress, decompress, run):
         command.add_argument("--force", action="store_true", help="replace an existing output")
@@ -191,7 +199,7 @@ def run_compress(options: argparse.Namespace) -> None:
             target_bits=options.target_bits,
             max_loss=options.max_loss,
             activations=options.activations,
-            budget=options.budget,
+            prune_budget=options.prune_budget,
             tokens=options.tokens,
             exclude=options.exclude,
             profile=options.profile,
@@ -199,6 +207,10 @@ def run_compress(options: argparse.Namespace) -> None:
             jobs=options.jobs,
             work=options.work,
             scheduler=options.scheduler,
+            latency_budget=options.latency_budget,
+            device=options.device,
+            batch=options.batch,
+            threads=options.threads,
             force=options.force,
             progress=progress,
         )
@@ -281,7 +293,9 @@ def run_bench(options: argparse.Namespace) -> None:
     from onnx_export.bench import bench, print_bench
 
     json_path(options)
-    result = bench(options.input, device=options.device, mode=options.mode, repeats=options.repeats)
+    result = bench(
+        options.input, device=options.device, mode=options.mode, repeats=options.repeats, threads=options.threads
+    )
     show(result, options.json, print_bench)
 
 

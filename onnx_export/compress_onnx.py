@@ -17,14 +17,24 @@ import numpy.typing as npt
 import onnx
 import onnx.version_converter
 
-from codec.tensor import StoredTensor
+from codec.tensor import Stored
 from onnx_export.activations import quantize_activations
 from onnx_export.aggressive import can_be_pruned, prune_layers
-from onnx_export.calibration import Batch, Samples, check_samples, collect_statistics, combine, read_samples
+from onnx_export.calibration import (
+    Batch,
+    Inputs,
+    Samples,
+    check_samples,
+    collect_statistics,
+    combine,
+    inputs_of,
+    read_samples,
+)
 from onnx_export.calls import Call, write_call
 from onnx_export.evaluate import score
 from onnx_export.files import first_line, naming, read_model, write_model
 from onnx_export.functions import DOMAIN, MIN_OPSET, functions
+from onnx_export.hoist import NOT_HOISTED, hoist_weights
 from onnx_export.parallel import in_parallel
 from onnx_export.placement import Placement, place_scales, with_new_arrays
 from onnx_export.probe import (
@@ -41,7 +51,7 @@ from onnx_export.probe import (
 )
 from onnx_export.progress import Progress
 from onnx_export.rate import Judge, compress_by_rate
-from onnx_export.recipes import RECIPES, WeightSettings, raise_targets
+from onnx_export.recipes import RECIPES, RateSettings, WeightSettings, raise_targets
 from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
 from onnx_export.runtime import open_session
 from onnx_export.tensors import (
@@ -55,6 +65,7 @@ from onnx_export.tensors import (
     compress_integers,
     compress_weight,
     is_excluded,
+    mode_of,
     reason_to_copy,
     skip,
     uncalibrated,
@@ -66,7 +77,7 @@ from refimpl.activations import ActivationStatistics
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.pruning import global_shares, linf_score
 
-Results = dict[str, tuple[StoredTensor, Call | None, Tensor]]  # no call where coding would not shrink
+Results = dict[str, tuple[Stored, Call | None, Tensor]]  # no call where coding would not shrink
 
 
 def compress_onnx(
@@ -82,10 +93,13 @@ def compress_onnx(
     """Compress an ONNX file."""
     with naming(source):
         model = prepare(read_model(source), source)
+        hoist_weights(model)
         constants = find_constants(model)
     reasons = {c.name: reason_to_skip(c, options) for c in constants}
     skipped = [skip(c.name, c.array, reason) for c in constants if (reason := reasons[c.name])]
-    skipped += [skip(name, array, "inside a subgraph") for name, array in find_inside(model)]
+    skipped += [
+        skip(name, array, reason_to_copy(name, array, options) or NOT_HOISTED) for name, array in find_inside(model)
+    ]
     unique, ties = find_ties([c for c in constants if not reasons[c.name]])
     floats = [c for c in unique if c.is_float]
     notes = [f"--exclude {p} matches no tensor" for p in options.exclude if not fnmatch.filter(reasons, p)]
@@ -98,7 +112,7 @@ def compress_onnx(
         if floats:
             options = uncalibrated(options)
             notes.append(NOT_CALIBRATED)
-            if options.recipe.budget == "global" and (weights := options.recipe.weights) is not None:
+            if options.recipe.prune_budget == "global" and (weights := options.recipe.weights) is not None:
                 shared = with_shares(weights, floats, {})
                 options = replace(options, recipe=replace(options.recipe, weights=shared))
         results = compress_constants(unique, {}, options, tell)
@@ -106,6 +120,10 @@ def compress_onnx(
         results, placement = calibrated(model, unique, ties, calibration, skipped, options, notes, tell)
     calls = {name: call for name, (_, call, _) in results.items() if call is not None}
     lines = [line for _, call, line in results.values() if call is not None]
+    if not calls:
+        notes.append(
+            "WARNING: nothing was compressed, the output holds what the input did; see why tensors were copied"
+        )
     if calls and sum(line.original_bytes - line.stored_bytes for line in lines) <= (size := functions_bytes(calls)):
         notes.append(f"WARNING: coding saves less than the {size:,} bytes of the functions that decode")
     if options.recipe.weights is not None and asked_to_prune(options) and not any(map(is_layer, floats)):
@@ -130,7 +148,7 @@ def compress_onnx(
 
 def functions_bytes(calls: Mapping[str, Call]) -> int:
     """Bytes of the function definitions that these calls need."""
-    return sum(f.ByteSize() for f in functions({call.node.op_type for call in calls.values()}, MIN_OPSET))
+    return sum(f.ByteSize() for f in functions(set().union(*(call.functions for call in calls.values())), MIN_OPSET))
 
 
 def compress_constants(
@@ -142,10 +160,10 @@ def compress_constants(
 ) -> Results:
     """Compress tensors of a graph, several at a time."""
 
-    def one(constant: Constant) -> tuple[str, tuple[StoredTensor, Call | None, Tensor]]:
+    def one(constant: Constant) -> tuple[str, tuple[Stored, Call | None, Tensor]]:
         known = combine(constant.readers, statistics)
         stored, line = compress_constant(constant, known, options, placement or Placement())
-        if stored.scale is None and stored.frame.block.mode in ("raw", "constant"):
+        if not constant.is_float and mode_of(stored) in ("raw", "constant"):
             return constant.name, (stored, None, line)
         call = write_call(constant.name, stored)
         line = with_container_bytes(line, call.stored_bytes)
@@ -154,11 +172,11 @@ def compress_constants(
     return dict(in_parallel(one, constants, options.jobs, tell))
 
 
-def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Any, Batch]:
-    """(session of a model, calibration samples that fit it)."""
+def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Inputs, Batch]:
+    """(inputs of a model that ONNX Runtime can open, calibration samples that fit them)."""
     samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
     session = open_session(model)
-    return session, check_samples(session, samples)
+    return inputs_of(session), check_samples(session, samples)
 
 
 def calibrated(
@@ -175,7 +193,7 @@ def calibrated(
 
     Channel scales are placed first, for the recipe's own targets: the model changes, its outputs do not.
     """
-    session, checked = open_with_samples(model, calibration)
+    inputs, checked = open_with_samples(model, calibration)
     floats = [c for c in constants if c.is_float]
     watched = {
         (r.activation, r.activation_axis): c.array.shape[r.input_axis]
@@ -187,14 +205,14 @@ def calibrated(
     layers: Results = {}
     if options.recipe.prune is not None:
         prunable = [c for c in floats if can_be_pruned(model, c)]
-        with work_folder(options, floats, checked) as folder:
+        with work_folder(options, model, ties, checked) as folder:
             layers = prune_layers(model, prunable, checked, options, folder, tell)
-    feeds = probe_batches(session, checked)
+    feeds = probe_batches(inputs, checked)
     before = model_outputs(model, feeds) if floats else []
     placement = Placement()
     weights = options.recipe.weights
     if weights is not None and options.recipe.prune is None:
-        if options.recipe.budget == "global":
+        if options.recipe.prune_budget == "global":
             weights = with_shares(weights, floats, statistics)
             options = replace(options, recipe=replace(options.recipe, weights=weights))
         tied = {tie.source for tie in ties.values()} | ties.keys()
@@ -256,7 +274,7 @@ def rated(
     """Compress by the rate recipe; what is already quantized is coded as it is."""
     settings = options.recipe.rate
     assert settings is not None, "a recipe with rate settings"
-    session, checked = open_with_samples(model, calibration)
+    inputs, checked = open_with_samples(model, calibration)
     floats = [c for c in constants if c.is_float]
     results = compress_constants([c for c in constants if not c.is_float], {}, options, tell)
     bits = None
@@ -269,9 +287,9 @@ def rated(
     judge = None
     if tokens is not None and settings.max_loss_percent is not None:
         judge = perplexity_judge(model, ties, tokens, settings.max_loss_percent)
-    with work_folder(options, floats, checked) as folder:
+    with work_folder(options, model, ties, checked) as folder:
         rate, error = compress_by_rate(
-            model, floats, ties, checked, probe_batches(session, checked), bits, judge, options, folder, tell
+            model, floats, ties, checked, probe_batches(inputs, checked), bits, judge, options, folder, tell
         )
     if error > 0:
         notes.append(f"the outputs keep {-10 * np.log10(error):.1f} dB on calibration samples")
@@ -279,14 +297,18 @@ def rated(
 
 
 @contextmanager
-def work_folder(options: Options, constants: Sequence[Constant], samples: Batch) -> Iterator[Path]:
-    """A folder for what is finished: a temporary one, or one of the caller's for this model and these samples."""
+def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie], samples: Batch) -> Iterator[Path]:
+    """A folder for what is finished: a temporary one, or one of the caller's for this model and these samples.
+
+    Runs with other targets, tensors left out or recipes share what they measure alike.
+    """
     if options.work is None:
         with tempfile.TemporaryDirectory() as temporary:
             yield Path(temporary)
         return
-    digest = hashlib.sha256(f"{version('tansor')} {options.recipe.rate and options.recipe.rate.price}".encode())
-    for constant in constants:
+    price = (options.recipe.rate or RateSettings()).price
+    digest = hashlib.sha256(f"{version('tansor')} {price} {sorted(ties.items())}".encode())
+    for constant in find_constants(model):
         digest.update(constant.name.encode() + fingerprint(constant.array))
     for name, array in sorted(samples.items()):
         digest.update(name.encode() + fingerprint(array))
@@ -347,7 +369,7 @@ def reason_to_skip(constant: Constant, options: Options) -> str | None:
 
 def compress_constant(
     constant: Constant, statistics: ActivationStatistics | None, options: Options, placement: Placement
-) -> tuple[StoredTensor, Tensor]:
+) -> tuple[Stored, Tensor]:
     """Compress one tensor of a graph; one whose scale was placed elsewhere is scaled already, and so is its input."""
     if not constant.is_float:
         return compress_integers(constant.name, constant.array, options)

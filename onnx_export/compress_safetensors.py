@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from codec.container import KEY, read_container, stored_bytes, write_container
-from codec.tensor import INTEGERS, StoredTensor
+from codec.tensor import INTEGERS, Stored
 from onnx_export.files import naming, read_bytes, write_whole
 from onnx_export.parallel import in_parallel
 from onnx_export.progress import Progress
@@ -30,13 +30,13 @@ def compress_safetensors(source: Path, output: Path, options: Options, tell: Pro
     """Compress a safetensors file."""
     with naming(source):
         tensors, metadata = read_container(read_bytes(source))
-    if any(isinstance(t, StoredTensor) for t in tensors.values()):
+    if any(isinstance(t, Stored) for t in tensors.values()):
         raise InvalidArgument(f"{source} is compressed already; `tansor decompress` undoes it")
-    arrays = {name: t for name, t in tensors.items() if not isinstance(t, StoredTensor)}
+    arrays = {name: t for name, t in tensors.items() if not isinstance(t, Stored)}
     reasons = {name: reason_to_copy(name, array, options) for name, array in arrays.items()}
     skipped = [skip(name, arrays[name], reason) for name, reason in reasons.items() if reason]
 
-    def one(name: str) -> tuple[str, StoredTensor, Tensor]:
+    def one(name: str) -> tuple[str, Stored, Tensor]:
         array = arrays[name]
         if array.dtype.name in INTEGERS:
             stored, line = compress_integers(name, array, options)
@@ -46,7 +46,7 @@ def compress_safetensors(source: Path, output: Path, options: Options, tell: Pro
 
     options, notes = (options, []) if options.recipe.weights is None else (uncalibrated(options), [NOT_CALIBRATED])
     lines: list[Tensor] = []
-    result: dict[str, Array | StoredTensor] = dict(arrays)
+    result: dict[str, Array | Stored] = dict(arrays)
     names = [name for name, reason in reasons.items() if not reason]
     for name, stored, line in in_parallel(one, names, options.jobs, tell):
         if line.stored_bytes < line.original_bytes:
@@ -61,7 +61,7 @@ def compress_safetensors(source: Path, output: Path, options: Options, tell: Pro
     return lines, skipped, notes
 
 
-def compress_named(name: str, array: Array, options: Options) -> tuple[StoredTensor, Tensor]:
+def compress_named(name: str, array: Array, options: Options) -> tuple[Stored, Tensor]:
     """Compress a weight that nothing but its name and rank is known of."""
     settings = options.recipe.weights
     assert settings is not None, "the lossless recipe skips floats"

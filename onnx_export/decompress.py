@@ -7,7 +7,7 @@ import onnx
 from onnx import numpy_helper
 
 from codec.container import read_container, write_container
-from codec.tensor import StoredTensor, load
+from codec.tensor import Stored, load
 from onnx_export.calls import read_calls
 from onnx_export.files import (
     check_distinct,
@@ -63,7 +63,7 @@ def decompress(
             write_model(model, output, force=force)
         else:
             tensors, metadata = read_container(read_bytes(source))
-            plain = {n: load(t) if isinstance(t, StoredTensor) else t for n, t in tensors.items()}
+            plain = {n: load(t) if isinstance(t, Stored) else t for n, t in tensors.items()}
             data = write_container(plain, metadata)
             write_whole(output, lambda part: part.write_bytes(data), force=force)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError, EncodeError, Message
 
 from refimpl.errors import Corrupt, ExportError, InvalidArgument, StreamError, Truncated
 
@@ -59,16 +59,43 @@ def read_model(path: Path, *, external_data: bool = True) -> onnx.ModelProto:
         if data[:1] == b"\x08" and len(data) > 2:
             raise Truncated(f"{path}: truncated or damaged ONNX model") from None
         raise ExportError(f"{path}: not an ONNX model") from None
-    if not model.ir_version or not model.opset_import or not model.graph.node:
-        raise ExportError(f"{path}: not an ONNX model")
-    if any(isinstance(text, bytes) for message in submessages(model) for text in texts(message)):
-        raise Corrupt(f"{path}: damaged ONNX model: a name is not UTF-8")
+    check_model(model, path)
     if external_data:
         try:
             onnx.load_external_data_for_model(model, str(path.parent))
         except (OSError, ValueError, onnx.checker.ValidationError) as error:
             raise ExportError(f"{path}: the external tensors cannot be read: {first_line(error)}") from None
     return model
+
+
+def check_model(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model, if it is one.
+
+    Raises
+    ------
+    ExportError
+        It lacks what every model has.
+    Corrupt
+        A name in it is not text.
+    """
+    if not model.ir_version or not model.opset_import or not model.graph.node:
+        raise ExportError(f"{path}: not an ONNX model")
+    if any(isinstance(text, bytes) for message in submessages(model) for text in texts(message)):
+        raise Corrupt(f"{path}: damaged ONNX model: a name is not UTF-8")
+    return model
+
+
+def is_small(model: onnx.ModelProto) -> bool:
+    """Whether one protobuf can hold a model."""
+    try:
+        return bool(model.ByteSize() < PROTOBUF_LIMIT)
+    except EncodeError:  # how some versions of protobuf say that it is too large
+        return False
+
+
+def has_external_data(model: onnx.ModelProto) -> bool:
+    """Whether tensors of the main graph lie in another file."""
+    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
 
 
 def submessages(message: Message) -> Iterator[Message]:
@@ -127,6 +154,8 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise InvalidArgument(f"{path}: {error.strerror or 'not a readable .npy file'}") from None
     except Exception as error:  # what looks like an archive raises whatever zipfile meets
         raise InvalidArgument(f"{path}: not a readable .npy file ({type(error).__name__})") from None
     if not isinstance(loaded, np.ndarray):
@@ -144,7 +173,7 @@ def write_model(model: onnx.ModelProto, path: Path, *, force: bool = False) -> N
     ExportError
         The folder cannot be written.
     """
-    if model.ByteSize() < PROTOBUF_LIMIT:
+    if is_small(model):
         write_whole(path, lambda part: part.write_bytes(model.SerializeToString(deterministic=True)), force=force)
     else:
         location = f"{path.name}.data"
@@ -254,3 +283,15 @@ def first_line(error: Exception) -> str:
     'bad shape'
     """
     return str(error).strip().split("\n", 1)[0]
+
+
+def one_line(error: Exception, most: int = 300) -> str:
+    r"""An error's message in one line, cut where it goes on for long.
+
+    Examples
+    --------
+    >>> one_line(ValueError("Got invalid dimensions for input: x\n index: 1 Got: 3"))
+    'Got invalid dimensions for input: x index: 1 Got: 3'
+    """
+    words = " ".join(str(error).split())
+    return words if len(words) <= most else f"{words[:most]} ..."

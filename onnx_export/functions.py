@@ -14,9 +14,13 @@ layout  int64 [5 + rank]     symbols of the stream, table_log, lane_count, lengt
 classes uint8 [b]            classes of rare symbols
 raw     uint8 [m]            partial: the chunks that are not coded
 chunks  int64 [3]            partial: symbols per chunk, chunks per block, coded chunks
+bands   uint8 [(n + 1) / 2]  band of each channel, two in a byte
+channels int64 [1]           number of channels n
 scale   float32 [..]         broadcastable to the shape
 zero_point uint8 [..]        broadcastable to the shape
 ============================ =========================================================
+
+A tensor in bands: one call for each band, a Concat of them, and a call of ``Interleave`` that puts the channels back.
 
 Attributes: ``to`` is the element type of the result; ``stored_crc`` and ``symbols_crc`` are the CRC-32
 of the stored inputs (their bytes in order) and of the decoded symbols. The bodies do not check
@@ -335,6 +339,22 @@ Unpack (units, shape) => (symbols) {
     symbols = Reshape(whole, shape)
 }"""
 
+# Channels lie sorted by band, each band in its own order: a channel's place is where its number comes in that row.
+INTERLEAVE = """
+Interleave <axis, stored_crc> (joined, bands, channels) => (whole) {
+    i0 = Constant <value = int64 {0}> ()
+    i1 = Constant <value = int64 {1}> ()
+    symbols = ai.tansor.Unpack(bands, channels)
+    band = Cast <to = 7> (symbols)
+    count = ReduceProd <keepdims = 0> (channels)
+    channel = Range(i0, count, i1)
+    band_up = Mul(band, count)
+    key = Add(band_up, channel)
+    sorted_key, order = TopK <axis = 0, largest = 0, sorted = 1> (key, channels)
+    sorted_channel, place = TopK <axis = 0, largest = 0, sorted = 1> (order, channels)
+    whole = Gather <axis: int = @axis> (joined, place)
+}"""
+
 
 def decompress_body(classes: bool, packed: bool, partial: bool) -> str:
     """The function that turns stored arrays into symbols, put together from the parts above."""
@@ -442,7 +462,12 @@ def all_bodies() -> dict[str, str]:
         bodies[name] = decompress_body(classes, packed, partial)
         bodies[name + "Linear"] = linear_body(name, inputs)
         bodies[name + "Integer"] = integer_body(name, inputs)
-    return bodies | {"RawLinear": RAW_LINEAR, "RawPackedLinear": RAW_PACKED_LINEAR, "ConstantLinear": CONSTANT_LINEAR}
+    return bodies | {
+        "RawLinear": RAW_LINEAR,
+        "RawPackedLinear": RAW_PACKED_LINEAR,
+        "ConstantLinear": CONSTANT_LINEAR,
+        "Interleave": INTERLEAVE,
+    }
 
 
 BODIES = all_bodies()

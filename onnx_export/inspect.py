@@ -1,6 +1,5 @@
 """inspect: what a compressed file holds, from its headers alone."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,11 @@ from typing import Any
 import onnx
 
 from codec.container import read_container, stored_bytes
-from codec.tensor import StoredTensor
+from codec.tensor import Stored
 from onnx_export.calls import read_calls
 from onnx_export.files import file_bytes, kind_of, naming, read_bytes, read_model
-from onnx_export.rewrite import METADATA_KEY
+from onnx_export.rewrite import get_metadata
+from onnx_export.tensors import mode_of
 
 
 def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
     -------
     dict
         ``path``, ``bytes``, ``compressed`` (whether there is anything tansor made), ``made_by`` and
-        ``tensors``: name, shape, dtype, mode, table_log, lane_count, elements, stored_bytes,
-        side_bytes, bits_per_weight.
+        ``tensors``: name, shape, dtype, mode, bands, table_log (the largest of the bands'), lane_count, elements,
+        stored_bytes, side_bytes, bits_per_weight.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
             made_by = read_metadata(model)
         else:
             for name, tensor in read_container(read_bytes(source))[0].items():
-                if isinstance(tensor, StoredTensor):
+                if isinstance(tensor, Stored):
                     tensors.append(header_line(name, tensor, stored_bytes(tensor)))
     return {
         "path": str(source),
@@ -59,28 +59,24 @@ def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """What the file says of its making: nothing if that cannot be read, nothing else depends on it."""
-    value = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), "{}")
-    try:
-        made_by = dict(json.loads(value))
-    except (ValueError, TypeError, RecursionError):
-        return {}
-    return {str(k): str(v) for k, v in made_by.items()}
+    """What the file says of its making, as text."""
+    return {str(k): str(v) for k, v in get_metadata(model).items()}
 
 
-def header_line(name: str, stored: StoredTensor, size: int) -> dict[str, Any]:
+def header_line(name: str, stored: Stored, size: int) -> dict[str, Any]:
     """One tensor's headers as a JSON object."""
-    block = stored.frame.block
-    stream = block.stream
+    streams = [part.frame.block.stream for part in stored.parts if part.frame.block.stream is not None]
+    elements = sum(part.frame.block.symbol_count for part in stored.parts)
     return {
         "name": name,
         "shape": list(stored.shape),
         "dtype": stored.dtype,
-        "mode": block.mode,
-        "elements": block.symbol_count,
-        "table_log": None if stream is None else int(stream.counts.sum()).bit_length() - 1,
-        "lane_count": None if stream is None else stream.lane_count,
+        "mode": mode_of(stored),
+        "bands": len(stored.parts),
+        "elements": elements,
+        "table_log": max((int(stream.counts.sum()).bit_length() - 1 for stream in streams), default=None),
+        "lane_count": sum(stream.lane_count for stream in streams) if streams else None,
         "stored_bytes": size,
         "side_bytes": int(size - stored.payload_bytes),
-        "bits_per_weight": 8 * size / max(block.symbol_count, 1),
+        "bits_per_weight": 8 * size / max(elements, 1),
     }

@@ -18,10 +18,10 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from codec.tensor import StoredTensor, load_symbols
+from codec.tensor import Stored, StoredTensor, load_symbols
 from onnx_export.absorb import infer_shapes
 from onnx_export.placement import free_name
-from onnx_export.weights import attribute_of
+from onnx_export.weights import all_nodes, attribute_of, bodies
 
 Array = npt.NDArray[Any]
 INT32 = np.iinfo(np.int32)
@@ -68,15 +68,12 @@ def read_layers(model: onnx.ModelProto) -> Layers:
     codes = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
     quantized = {n.output[0]: n.input[1] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in codes}
     uses = Counter(name for node in graph.node for name in node.input)
-    for node in graph.node:
-        for attribute in node.attribute:
-            for subgraph in (attribute.g, *attribute.graphs):
-                uses.update(name for n in subgraph.node for name in n.input)
+    uses.update(name for node in graph.node for body in bodies(node) for n in all_nodes(body) for name in n.input)
     uses.update(o.name for o in graph.output)
     return Layers(readers, quantized, uses)
 
 
-def integer_weight(name: str, stored: StoredTensor, layers: Layers) -> IntegerWeight | None:
+def integer_weight(name: str, stored: Stored, layers: Layers) -> IntegerWeight | None:
     """The weight as integers, None if no integer kernel could take it.
 
     Raises
@@ -86,7 +83,13 @@ def integer_weight(name: str, stored: StoredTensor, layers: Layers) -> IntegerWe
     """
     readers = layers.readers.get(name, [])
     rank = len(stored.shape)
-    if stored.scale is None or stored.dtype != "float32" or rank < 2 or not readers:
+    if (
+        not isinstance(stored, StoredTensor)
+        or stored.scale is None
+        or stored.dtype != "float32"
+        or rank < 2
+        or not readers
+    ):
         return None
     if layers.uses[name] != len(readers) or stored.zero_point.size != 1:
         return None

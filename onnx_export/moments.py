@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,11 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_export.calibration import Batch, batches
-from onnx_export.runtime import open_session, run
+from onnx_export.runtime import apart, open_session, run
 from onnx_export.weights import Constant
 
-BUDGET = 1 << 30  # bytes of sums held at once
+BUDGET = 1 << 29  # bytes of moments held at once
+ENTRY = 16  # bytes of an entry: the sum, what a batch adds to it, and ONNX Runtime's room for that
 WIDEST = 1 << 14  # inputs of a layer; beyond, a moment is larger than any weight it could help
 
 
@@ -102,15 +104,15 @@ def collect_moments(
 
 
 def within_budget(moments: Sequence[Moment]) -> Iterator[list[Moment]]:
-    """Cut a row of moments where their sums would exceed the budget."""
+    """Cut a row of moments where they would exceed the budget."""
     group: list[Moment] = []
     size = 0
     for moment in moments:
-        if group and size + 8 * moment.width**2 > BUDGET:
+        if group and size + ENTRY * moment.width**2 > BUDGET:
             yield group
             group, size = [], 0
         group.append(moment)
-        size += 8 * moment.width**2
+        size += ENTRY * moment.width**2
     if group:
         yield group
 
@@ -119,11 +121,10 @@ def run_group(
     model: onnx.ModelProto, group: Sequence[Moment], samples: Batch, tell: Callable[[int, int], None]
 ) -> dict[Moment, npt.NDArray[np.float32]]:
     """The moments of a group, from one run of the samples."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    watched, arrays = apart(model)
     del watched.graph.output[:]
     outputs = [add_moment(watched, i, m) for i, m in enumerate(group)]
-    session = open_session(watched)
+    session = open_session(watched, arrays=arrays)
     sums = [np.zeros((m.width, m.width)) for m in group]
     tokens = np.zeros(len(group))
     todo = list(batches(session, samples))
@@ -203,8 +204,12 @@ def normalized(moment: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def save_whole(path: Path, array: npt.NDArray[Any]) -> None:
-    """Save under a temporary name, and rename when it is whole."""
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.save(file, array)
+    """Save under a temporary name of its own, and rename when it is whole: several processes may share the folder."""
+    part = path.with_name(f"{path.stem}.{uuid4().hex}.part")
+    try:
+        with part.open("wb") as file:
+            np.save(file, array)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     part.replace(path)

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from codec.tensor import StoredTensor, load
+from codec.tensor import Stored, load
 from onnx_export.calibration import batches
-from onnx_export.rewrite import remove
+from onnx_export.rewrite import copy_without
 from onnx_export.runtime import onnxruntime, open_session, run
 from onnx_export.ties import Tie
 from refimpl.metrics import sqnr_db
@@ -79,19 +79,15 @@ def output_sqnr(before: Iterable[npt.NDArray[np.floating]], after: Iterable[npt.
     return round(min(values), 6) if values else None
 
 
-def with_weights(
-    model: onnx.ModelProto, stored: Mapping[str, StoredTensor], ties: Mapping[str, Tie]
-) -> onnx.ModelProto:
+def with_weights(model: onnx.ModelProto, stored: Mapping[str, Stored], ties: Mapping[str, Tie]) -> onnx.ModelProto:
     """A copy of a model with decoded weights in place of the originals."""
     return with_arrays(model, {name: load(tensor) for name, tensor in stored.items()}, ties)
 
 
 def with_arrays(model: onnx.ModelProto, arrays: Arrays, ties: Mapping[str, Tie]) -> onnx.ModelProto:
     """A copy of a model with these weights, and what is tied to them, in place of the originals."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     every = with_ties(arrays, ties)
-    remove(copy.graph, every)
+    copy = copy_without(model, every)
     copy.graph.initializer.extend(
         numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in every.items()
     )

@@ -19,19 +19,31 @@ import numpy.typing as npt
 import onnx
 
 from codec.kernels import histogram
-from codec.tensor import StoredTensor, load
+from codec.tensor import BandedTensor, Stored, load
 from onnx_export.calibration import Batch
 from onnx_export.calls import Call, write_call
 from onnx_export.moments import Moment, collect_moments, load_hessian, moments_of, save_whole
 from onnx_export.parallel import on_layers
 from onnx_export.progress import Progress
 from onnx_export.sensitivity import Probe
-from onnx_export.tensors import Options, Tensor, check_finite, describe, store_matrix, with_container_bytes
+from onnx_export.tensors import (
+    LEAST_SAVING,
+    PART_BYTES,
+    Options,
+    Tensor,
+    check_finite,
+    describe,
+    file_bytes,
+    store_matrix,
+    with_container_bytes,
+)
 from onnx_export.ties import Tie
 from onnx_export.weights import Constant, from_matrix, from_rows, to_matrix, to_rows
 from refimpl.allocation import Demand, Share, allocate_bits, allocate_error, bend
+from refimpl.bands import SteppedBands, stepped_bands
 from refimpl.errors import InvalidArgument
-from refimpl.hessian import inverse_factor
+from refimpl.gptq import activation_order
+from refimpl.hessian import inverse_factor, output_error
 from refimpl.metrics import sqnr_db
 from refimpl.numerics import check_weight
 from refimpl.rate import RateCurve, quantize_rate, rate_curve, stored_step
@@ -49,7 +61,7 @@ CLOSE_BITS = 0.005  # of the target: near enough
 CLOSE_LOSS = 0.93  # of the loss allowed: worth no further try
 Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
-Result = tuple[StoredTensor, Call | None, Tensor]
+Result = tuple[Stored, Call | None, Tensor]
 Judge = Callable[[Mapping[str, Array]], float]  # weights -> their loss, as a share of the loss allowed
 
 
@@ -61,11 +73,15 @@ class Layer:
     moments: tuple[Moment, ...]
     unwatched: int  # uses of which nothing is known
     scaled: Literal["", "rows", "columns"] = ""  # what has a scale each; else all share the step
+    bands: SteppedBands | None = None  # of the columns: these share a step, and a table
 
     @property
     def key(self) -> str:
         """A file name of its own."""
         digest = hashlib.sha256(self.constant.name.encode()).hexdigest()[:16]
+        if self.bands is not None:
+            shape = hashlib.sha256(self.bands.of_column.tobytes() + self.bands.steps.tobytes())
+            return f"{digest}-{shape.hexdigest()[:8]}"
         return f"{digest}-{self.scaled}" if self.scaled else digest
 
     @property
@@ -88,9 +104,11 @@ class Layer:
     def scales(self) -> npt.NDArray[np.float32]:
         """(out, 1) or (1, in) or (1, 1): what the weight is divided by before it is quantized.
 
-        Rows of a kernel are brought to one rms. Rows or columns of another matrix have 1, unless their largest
-        weight is an outlier that fine codes could not reach.
+        Columns in bands have their band's relative step. Rows of a kernel are brought to one rms. Rows or columns of
+        another matrix have 1, unless their largest weight is an outlier that fine codes could not reach.
         """
+        if self.bands is not None:
+            return self.bands.of_columns
         if not self.scaled:
             return np.ones((1, 1), np.float32)
         weight = self.matrix()
@@ -117,6 +135,7 @@ class Trial:
     curve: RateCurve
     point: int  # of the curve
     stored_bits: int
+    file_bits: int  # names and nodes included
 
     @property
     def step(self) -> np.float32:
@@ -259,30 +278,74 @@ def factor_of(layer: Layer, moments: Mapping[Moment, Path]) -> Matrix | None:
 
 
 def attempt(layer: Layer, moments: Mapping[Moment, Path], folder: Path, options: Options) -> Trial:
-    """Quantize a layer at about `TRIAL_BITS`."""
+    """Quantize a layer at about `TRIAL_BITS`, with the profile archive also in bands: what takes fewer bits stands."""
+    plain, _ = attempt_once(layer, moments, folder, options)
+    return plain if (banded := attempt_bands(layer, plain, moments, folder, options)) is None else banded
+
+
+def attempt_once(
+    layer: Layer, moments: Mapping[Moment, Path], folder: Path, options: Options
+) -> tuple[Trial, npt.NDArray[np.int8]]:
+    """(trial, codes) of a layer as it is."""
     try:
-        curve = rate_curve(layer.matrix() / layer.scales())
+        curve = rate_curve(layer.matrix() / layer.scales(), None if layer.bands is None else layer.bands.of_column)
     except InvalidArgument as error:
         raise InvalidArgument(f"{layer.constant.name}: {error}") from None
     point = int(np.argmin(np.abs(curve.bits - TRIAL_BITS)))
     step = stored_step(float(curve.step[point]))
-    stored = store(layer, quantize(layer, step, moments, folder, options), step, options)
-    return Trial(layer, curve, point, 8 * write_call(layer.constant.name, stored).stored_bytes)
+    codes = quantize(layer, step, moments, folder, options)
+    stored = store(layer, codes, step, options)
+    size = write_call(layer.constant.name, stored).stored_bytes
+    return Trial(layer, curve, point, 8 * size, 8 * file_bytes(stored)), codes
+
+
+def attempt_bands(
+    layer: Layer, plain: Trial, moments: Mapping[Moment, Path], folder: Path, options: Options
+) -> Trial | None:
+    """The layer in bands, if these take fewer bits for the same error of its output: a bit halves the error twice."""
+    hessian = load_hessian(moments, layer.moments, layer.unwatched)
+    if not options.in_bands or layer.scaled or layer.in_rows or hessian is None:
+        return None
+    weight = layer.matrix()
+    bands = stepped_bands(inverse_factor(hessian), len(weight), 8 * PART_BYTES)
+    if len(bands.steps) == 1:
+        return None
+    banded = replace(layer, bands=bands)
+    trial, codes = attempt_once(banded, moments, folder, options)
+
+    def loss(layer: Layer, step: np.float32, codes: npt.NDArray[np.int8]) -> float:
+        return output_error(codes * (step * layer.scales()) - weight, hessian)
+
+    before = loss(layer, plain.step, np.load(codes_file(layer, plain.step, folder)))
+    after = loss(banded, trial.step, codes)
+    more = np.log2(after / before) / 2 if before > 0 and after > 0 else 0.0
+    saves = trial.file_bits + weight.size * more < (1 - LEAST_SAVING) * plain.file_bits
+    return trial if saves else None
 
 
 def quantize(
     layer: Layer, step: np.float32, moments: Mapping[Moment, Path], folder: Path, options: Options
 ) -> npt.NDArray[np.int8]:
-    """Codes of a layer, kept in the folder."""
+    """Codes of a layer, kept in the folder.
+
+    Columns with one step are settled in the order of their inputs' activity, most active first: the errors of those
+    that count most find the most columns to make up for them. Steps of bands see to that themselves.
+    """
     path = codes_file(layer, step, folder)
     if path.exists():
         return np.load(path)
     settings = options.recipe.rate
     assert settings is not None, "a recipe with rate settings"
-    factor = factor_of(layer, moments)
-    if factor is not None and layer.scaled == "columns":
-        factor = factor / layer.scales()  # of the inputs times the scales
-    codes = quantize_rate(layer.matrix() / layer.scales(), factor, float(step), settings.price)
+    hessian = load_hessian(moments, layer.moments, layer.unwatched)
+    weight, scales = layer.matrix() / layer.scales(), layer.scales()
+    if hessian is None:
+        codes = quantize_rate(weight, None, float(step), settings.price)
+    else:
+        by_column = np.ones((1, weight.shape[1]), np.float32) if scales.shape[1] == 1 else scales
+        order = activation_order(hessian * by_column**2) if layer.bands is None else np.arange(weight.shape[1])
+        factor = inverse_factor(hessian[np.ix_(order, order)]) / by_column[:, order]  # of the inputs times the scales
+        codes = np.empty(weight.shape, np.int8)
+        codes[:, order] = quantize_rate(weight[:, order], factor, float(step), settings.price)
     save_whole(path, codes)
     return codes
 
@@ -458,16 +521,17 @@ def overhead(wants: Demand, line: Tensor, step: np.float32) -> float:
 
 def near(result: Result | None, layer: Layer, step: float) -> bool:
     """Whether a layer has been quantized with about this step."""
-    if result is None or result[0].scale is None:
+    if result is None:
         return False
     return bool(abs(np.log2(step_of(result, layer) / step)) <= NEAR)
 
 
 def step_of(result: Result, layer: Layer) -> np.float32:
     """The step that a layer was quantized with."""
-    scale = result[0].scale
-    assert scale is not None, "weights have scales"
-    return np.float32(scale.flat[0] / layer.scales().flat[0])
+    stored = result[0]
+    part = stored.parts[stored.bands[0]] if isinstance(stored, BandedTensor) else stored  # that of the first weight
+    assert part.scale is not None, "weights have scales"
+    return np.float32(part.scale.flat[0] / layer.scales().flat[0])
 
 
 def finish(
@@ -485,7 +549,7 @@ def result_of(
     layer: Layer,
     codes: npt.NDArray[np.int8],
     reconstruction: npt.NDArray[np.float32],
-    stored: StoredTensor,
+    stored: Stored,
     moments: Mapping[Moment, Path],
     options: Options,
 ) -> Result:
@@ -504,13 +568,14 @@ def result_of(
     return stored, call if line.stored_bytes < line.original_bytes else None, line
 
 
-def store(layer: Layer, codes: npt.NDArray[np.int8], step: np.float32, options: Options) -> StoredTensor:
+def store(layer: Layer, codes: npt.NDArray[np.int8], step: np.float32, options: Options) -> Stored:
     """Code the codes of a layer."""
     symbols, zero = to_symbols(codes)
     axis, by_row = layer.axis, layer.in_rows
     if layer.scaled == "rows" and not by_row:
         axis, by_row = 1 - axis % 2, True  # the other one of two
-    return store_matrix(layer.constant.array, symbols, zero, step * layer.scales(), axis, by_row, options)
+    bands = None if layer.bands is None else layer.bands.of_column
+    return store_matrix(layer.constant.array, symbols, zero, step * layer.scales(), axis, by_row, options, bands)
 
 
 def stored_bits(results: Mapping[str, Result]) -> int:

@@ -59,7 +59,7 @@ class Recipe:
 
     name: str
     weights: WeightSettings | None
-    budget: Literal["layer", "global"] = "layer"  # what the sparsity of layers is a share of
+    prune_budget: Literal["layer", "global"] = "layer"  # what the sparsity of layers is a share of
     rate: RateSettings | None = None
     prune: PruneSettings | None = None
 
@@ -75,7 +75,7 @@ class Recipe:
 
 
 UNCALIBRATED_RAISE_DB = 6.0  # one bit more where nothing is known of the activations
-MOST_BITS = 16
+MOST_BITS = 32  # where much is copied as float32, a target may be nearly that
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DOUBLE = WeightSettings(
     layer=LayerSettings(exponents=EXPONENTS, target_sqnr_db=22.0, sparsity=0.1, outliers=("columns", "rows")),
@@ -98,7 +98,7 @@ def recipe(
     target_bits: float | None = None,
     max_loss_percent: float | None = None,
     activations: str | None = None,
-    budget: str | None = None,
+    prune_budget: str | None = None,
 ) -> Recipe:
     """A recipe by name; a sparsity replaces that of its layers, tables and kernels are never pruned.
 
@@ -119,12 +119,12 @@ def recipe(
         chosen = replace(chosen, rate=rate_settings(chosen, target_bits, max_loss_percent))
     if activations is not None:
         chosen = with_activations(chosen, activations)
-    if budget is not None:
-        if budget not in BUDGETS:
-            raise InvalidArgument(f"budget is {budget!r}, allowed are {', '.join(BUDGETS)}")
+    if prune_budget is not None:
+        if prune_budget not in BUDGETS:
+            raise InvalidArgument(f"prune_budget is {prune_budget!r}, allowed are {', '.join(BUDGETS)}")
         if chosen.weights is None or chosen.prune is not None:
-            raise InvalidArgument(f"the recipe {name} has no budget to share out: --budget is for double")
-        chosen = replace(chosen, budget=BUDGETS[budget])
+            raise InvalidArgument(f"the recipe {name} has no budget to share out: --prune-budget is for double")
+        chosen = replace(chosen, prune_budget=BUDGETS[prune_budget])
     if sparsity is None:
         return chosen
     if chosen.weights is None:

@@ -147,7 +147,7 @@ def tensor_table(tensors: Sequence[dict[str, Any]], verified: dict[str, Any] | N
     errors = {t["name"]: t for t in (verified or {}).get("tensors", [])}
     heads = [
         "tensor", "shape", "bytes", "side bytes", "bits/weight", "entropy", "zeros", "SQNR dB", "exponent",
-        "1/s in", "statistics", "mode",
+        "1/s in", "statistics", "mode", "bands",
     ]  # fmt: skip
     if errors:
         heads.append("checksums")
@@ -158,7 +158,7 @@ def tensor_table(tensors: Sequence[dict[str, Any]], verified: dict[str, Any] | N
             f"{t['bits_per_weight']:.3f}", f"{t['entropy_bits_per_weight']:.3f}", f"{t['sparsity']:.1%}",
             "exact" if t["sqnr_db"] is None else f"{t['sqnr_db']:.1f}",
             "-" if t["exponent"] is None else f"{t['exponent']:g}", t["absorbed"] or "-",
-            t["statistics"], t["mode"],
+            t["statistics"], t["mode"], f"{t['bands']}",
         ]  # fmt: skip
         body.append([*row, "right" if t["name"] in errors else "-"] if errors else row)
     return table(heads, body)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from onnx_export.files import PROTOBUF_LIMIT, first_line
+from onnx_export.files import first_line, is_small, one_line
 from onnx_export.functions import DOMAIN
 from onnx_export.native import library_path
+from onnx_export.native.loader import allocator_options
+from onnx_export.rewrite import copy_without
 from refimpl.errors import ExportError, InvalidArgument
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -22,6 +25,9 @@ ELEMENT_TYPES: dict[str, np.dtype[Any]] = {
     "tensor(int32)": np.dtype(np.int32), "tensor(int16)": np.dtype(np.int16), "tensor(int8)": np.dtype(np.int8),
     "tensor(uint8)": np.dtype(np.uint8), "tensor(uint16)": np.dtype(np.uint16), "tensor(bool)": np.dtype(np.bool_),
 }  # fmt: skip
+ARRAY_TYPES = {onnx.helper.np_dtype_to_tensor_dtype(dtype): dtype for dtype in ELEMENT_TYPES.values()}
+NOWHERE = "decoded"  # the file that a placeholder names
+LARGE = 1 << 16  # bytes of a weight that is kept apart from its model
 
 
 def onnxruntime() -> Any:
@@ -45,9 +51,16 @@ def onnxruntime() -> Any:
 
 
 def open_session(
-    model: onnx.ModelProto | str, device: str = "cpu", options: Any = None, *, native: bool | None = None
+    model: onnx.ModelProto | str,
+    device: str = "cpu",
+    options: Any = None,
+    *,
+    arrays: Mapping[str, npt.NDArray[Any]] | None = None,
+    native: bool | None = None,
 ) -> Any:
     """An InferenceSession on one device, without silent fallback.
+
+    A model in memory is not written out: ONNX Runtime gets its weights as arrays, which live as long as the session.
 
     Parameters
     ----------
@@ -56,19 +69,24 @@ def open_session(
     device : {"cpu", "cuda"}
     options : onnxruntime.SessionOptions, optional
         For this session alone.
+    arrays : mapping, optional
+        Values of constants of which the model only has a `placeholder`.
     native : bool, optional
         Whether calls of `ai.tansor` run the native op library instead of the function bodies. Default: if it was
         built, and the environment variable ``TANSOR_NATIVE`` is not 0.
 
+    The environment variable ``TANSOR_THREADS`` says how many threads ONNX Runtime takes; default one per core.
+
     Raises
     ------
     InvalidArgument
-        Unknown device.
+        Unknown device, or ``TANSOR_THREADS`` is no positive number.
     ExportError
         ONNX Runtime is missing, refuses the model, or has no such device; or there is no library and it was asked for.
     """
     if device not in PROVIDERS:
         raise InvalidArgument(f"device is {device!r}, allowed are {', '.join(PROVIDERS)}")
+    threads = threads_asked()
     ort = onnxruntime()
     if PROVIDERS[device] not in ort.get_available_providers():
         raise ExportError("this ONNX Runtime has no CUDA: install tansor[gpu] instead of tansor[cpu]")
@@ -76,15 +94,27 @@ def open_session(
         with contextlib.suppress(Exception):  # it prints what it could not load; the check below decides
             ort.preload_dlls()
     options = ort.SessionOptions() if options is None else options
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if device == "cuda":
+        options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # for `placement`
+    given = dict(arrays or {})
+    if not isinstance(model, str):
+        model, inside = apart(model)
+        given = {**inside, **given}
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in given.values()]
+    options.add_external_initializers(list(given), values)
     # ONNX Runtime's Python package would start again on another provider.
-    arguments = {"sess_options": options, "providers": [PROVIDERS[device]], "enable_fallback": 0}
+    providers = [(PROVIDERS[device], provider_options(device))]
+    arguments = {"sess_options": options, "providers": providers, "enable_fallback": 0}
     try:
         if use_native(native):
             options.register_custom_ops_library(str(library_path()))
         if isinstance(model, str):
             session = ort.InferenceSession(model, **arguments)
-        elif model.ByteSize() < PROTOBUF_LIMIT:
+        elif is_small(model):
             session = ort.InferenceSession(model.SerializeToString(), **arguments)
         else:
             session = open_large(ort, model, arguments)
@@ -95,7 +125,59 @@ def open_session(
     if session.get_providers()[0] != PROVIDERS[device]:
         raise ExportError("CUDA was asked for, but ONNX Runtime could only start the CPU")
     session.disable_fallback()
+    session.tansor_weights = values  # ONNX Runtime reads them as long as it runs
     return session
+
+
+def apart(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, npt.NDArray[Any]]]:
+    """(a copy of a model with placeholders instead of its large weights, their values).
+
+    Weights that a run may replace stay, and those of types that NumPy does not have.
+    """
+    replaceable = {value.name for value in model.graph.input}
+    arrays = {
+        tensor.name: np.frombuffer(tensor.raw_data, ARRAY_TYPES[tensor.data_type]).reshape(tensor.dims)
+        for tensor in model.graph.initializer
+        if tensor.data_type in ARRAY_TYPES and tensor.name not in replaceable and len(tensor.raw_data) >= LARGE
+    }
+    light = copy_without(model, arrays)
+    light.graph.initializer.extend(placeholder(name, a.shape, a.dtype) for name, a in arrays.items())
+    return light, arrays
+
+
+def placeholder(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> onnx.TensorProto:
+    """A tensor that claims to be in a file."""
+    tensor = onnx.TensorProto(name=name, dims=shape, data_location=onnx.TensorProto.EXTERNAL)
+    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    tensor.external_data.add(key="location", value=NOWHERE)
+    return tensor
+
+
+def threads_asked() -> int | None:
+    """The number in ``TANSOR_THREADS``, None without it.
+
+    Raises
+    ------
+    InvalidArgument
+        It is not a positive number.
+    """
+    text = os.environ.get("TANSOR_THREADS")
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise InvalidArgument(f"TANSOR_THREADS is {text!r}, allowed are 1 and more")
+    return int(text)
+
+
+def provider_options(device: str) -> dict[str, str]:
+    """What makes ONNX Runtime hold no more of a device's memory than it needs.
+
+    Its own arena takes pieces twice as large each time, and splits those that are free for what is small.
+    """
+    if device != "cuda":
+        return {}
+    pool = allocator_options() if use_native(None) and sys.platform == "linux" else {}
+    return {"arena_extend_strategy": "kSameAsRequested", **pool}
 
 
 def use_native(native: bool | None) -> bool:
@@ -168,5 +250,5 @@ def run(session: Any, outputs: Sequence[str] | None, feeds: Mapping[str, npt.NDA
     try:
         result: list[Any] = session.run(outputs, dict(feeds))
     except Exception as error:  # ONNX Runtime's errors share no base class
-        raise ExportError(f"ONNX Runtime cannot run the model: {first_line(error)}") from None
+        raise ExportError(f"ONNX Runtime cannot run the model: {one_line(error)}") from None
     return result

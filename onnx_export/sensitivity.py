@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from onnx_export.calibration import Batch
 from onnx_export.probe import PROBE_BYTES, with_ties
-from onnx_export.rewrite import remove
+from onnx_export.rewrite import copy_without
 from onnx_export.runtime import open_session, run
 from onnx_export.ties import Tie
 from onnx_export.weights import Constant
@@ -56,22 +56,26 @@ class Probe:
         signal: dict[int, float] = {}
         for batch, before in zip(self.feeds, self.before, strict=True):
             for k, (a, b) in enumerate(zip(before, self.outputs(batch, weights), strict=True)):
-                finite = np.isfinite(a) & np.isfinite(b)
-                if a.shape != b.shape or not finite.any():
+                if a.shape != b.shape:
                     continue
-                kept = a[finite].astype(np.float64)
-                noise[k] = noise.get(k, 0.0) + float(np.square(kept - b[finite]).sum())
-                signal[k] = signal.get(k, 0.0) + float(np.square(kept - kept.mean()).sum())
+                with np.errstate(invalid="ignore"):  # infinite less infinite is left out below
+                    difference = np.subtract(a, b, dtype=np.float64)
+                kept = a
+                if not np.isfinite(difference).all():
+                    finite = np.isfinite(a) & np.isfinite(b)
+                    kept, difference = a[finite], difference[finite]
+                if not kept.size:
+                    continue
+                noise[k] = noise.get(k, 0.0) + float(np.vdot(difference, difference))
+                signal[k] = signal.get(k, 0.0) + kept.size * float(np.var(kept, dtype=np.float64))
         ratios = [noise[k] / signal[k] for k in noise if signal[k] > 0]
         return max(ratios) if ratios else None
 
 
 def overridable(model: onnx.ModelProto, arrays: Mapping[str, Array], ties: Mapping[str, Tie]) -> onnx.ModelProto:
     """A copy of a model in which these constants are inputs with default values."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
     values = with_ties(arrays, ties)
-    remove(copy.graph, values)
+    copy = copy_without(model, values)
     casts = []
     for name, array in values.items():
         given = wide_name(name, array)

@@ -1,35 +1,47 @@
-"""load_session and run: a compressed model in ONNX Runtime, in one of two modes.
+"""load_session and run: a compressed model in ONNX Runtime, in one of three modes.
 
-``resident``   weights are decoded once while loading: full speed, full memory; where activations are quantized too, as
-               integers that ONNX Runtime multiplies as such
+``resident``   weights are decoded once while loading, for a GPU on it: full speed, full memory; where activations are
+               quantized too, as integers that ONNX Runtime multiplies as such
 ``streaming``  weights stay compressed in memory and are decoded at each use, by the native op library if it was built
+``auto``       each weight as the file says, if it was compressed for a latency budget; else resident
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from codec.tensor import load
-from onnx_export.calls import read_calls
-from onnx_export.files import naming, read_model
+from codec.kernels import numba_kernels
+from codec.tensor import DTYPES, Stored, load
+from onnx_export.calls import Call, read_calls
+from onnx_export.files import check_model, naming, read_model
 from onnx_export.functions import DOMAIN
 from onnx_export.integers import add_integers, integer_weight, read_layers
-from onnx_export.rewrite import replace_by_constants
-from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session
+from onnx_export.native.loader import decode_on_device, device_calls
+from onnx_export.outline import TensorFiles, outline
+from onnx_export.products import turn_products
+from onnx_export.rewrite import call_for_each_reader, is_call, planned_residents, replace_by_constants
+from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session, placeholder, use_native
 from onnx_export.runtime import run as run_session
-from refimpl.errors import InvalidArgument
+from onnx_export.sharing import open_shared, shareable
+from refimpl.errors import Corrupt, InvalidArgument
 
-MODES = ("resident", "streaming")
+MODES = ("resident", "streaming", "auto")
+FOLDER_OF_TENSORS = "session.model_external_initializers_file_folder_path"
+NamedCall = tuple[str, Stored, Call]
 
 
 def load_session(
-    path: str | os.PathLike[str], mode: str = "resident", device: str = "cpu", *, native: bool | None = None
+    path: str | os.PathLike[str],
+    mode: str = "resident",
+    device: str = "cpu",
+    *,
+    native: bool | None = None,
+    options: Any = None,
 ) -> Any:
     """Open a model, compressed or not, as an ``onnxruntime.InferenceSession``.
 
@@ -37,10 +49,12 @@ def load_session(
     ----------
     path : path
         ``.onnx``.
-    mode : {"resident", "streaming"}
+    mode : {"resident", "streaming", "auto"}
     device : {"cpu", "cuda"}
     native : bool, optional
-        See `onnx_export.runtime.open_session`; for streaming.
+        See `onnx_export.runtime.open_session`: what decodes in streaming mode, and while loading to a GPU.
+    options : onnxruntime.SessionOptions, optional
+        For this session alone: some are set here.
 
     Raises
     ------
@@ -54,55 +68,107 @@ def load_session(
     if mode not in MODES:
         raise InvalidArgument(f"mode is {mode!r}, allowed are {', '.join(MODES)}")
     path = Path(path)
-    model = read_model(path, external_data=False)
-    if all(o.domain != DOMAIN for o in model.opset_import):
-        return open_session(str(path), device)  # ONNX Runtime reads external tensors itself
-    if mode == "streaming":
-        return open_streaming(path, device, native)
+    if not is_compressed(path):
+        return open_session(str(path), device, options)  # ONNX Runtime reads external tensors itself
+    options = onnxruntime().SessionOptions() if options is None else options
     with naming(path):
-        return open_resident(read_model(path), device)
+        if mode == "streaming":
+            return open_streaming(path, device, options, native)
+        if mode == "auto":
+            return open_planned(read_model(path), device, options, native=native)
+        return open_resident(path, device, options, native)
 
 
-def open_streaming(path: Path, device: str, native: bool | None) -> Any:
+def is_compressed(path: Path) -> bool:
+    """Whether a model has calls.
+
+    Raises
+    ------
+    ExportError, StreamError
+        It is no model.
+    """
+    try:
+        model = outline(path)
+    except (Corrupt, OSError):
+        model = read_model(path, external_data=False)  # says what is wrong
+    return any(o.domain == DOMAIN for o in check_model(model, path).opset_import)
+
+
+def open_streaming(path: Path, device: str, options: Any, native: bool | None) -> Any:
     """Decode at each use: ONNX Runtime's default order puts a call right before the first node that reads it."""
-    options = onnxruntime().SessionOptions()
+    model = outline(path)
+    if not prepare_streaming(model, device, options, native):
+        return open_session(str(path), device, options, native=native)
+    options.add_session_config_entry(FOLDER_OF_TENSORS, str(path.parent.resolve()))
+    return open_session(model, device, options, native=native)
+
+
+def prepare_streaming(model: onnx.ModelProto, device: str, options: Any, native: bool | None) -> bool:
+    """Fit a model, in place, and options to weights that are decoded at each use; whether it beats its file."""
     options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
-    return open_session(str(path), device, options, native=native)
+    if device == "cuda":
+        call_for_each_reader(model)
+        return True  # its large tensors go from the file to the device
+    return use_native(native) and turn_products(model) > 0
 
 
-def open_resident(model: onnx.ModelProto, device: str) -> Any:
-    """Decode once, and give ONNX Runtime the arrays themselves: the model says that they are in another file."""
-    ort = onnxruntime()
-    tensors, names, values = [], [], []
-    layers, integers = read_layers(model), {}
-    for name, stored, _ in list(read_calls(model)):
+def open_resident(path: Path, device: str, options: Any, native: bool | None) -> Any:
+    """Decode once: on the device what may stay there, all else on the processor, as constants of the model."""
+    if device != "cuda" or not use_native(native):
+        return open_decoded(read_model(path), device, options, native=native)
+    model = outline(path)
+    calls = device_calls(model, shareable(model))
+    shared = dict(decode_on_device(calls, TensorFiles(path.parent)))
+    replace_by_constants(model, [], shared)
+    onnx.load_external_data_for_model(model, str(path.parent))
+    model.graph.initializer.extend(placeholder(c.name, c.shape, DTYPES[c.dtype]) for c in calls)
+    tensors, arrays = decode_on_processor(list(read_calls(model)))
+    replace_by_constants(model, tensors)
+    return open_shared(model, device, shared, arrays, options)
+
+
+def open_planned(model: onnx.ModelProto, device: str, options: Any, *, native: bool | None = None) -> Any:
+    """Keep each weight as the model's plan says (`onnx_export.budget`)."""
+    names = [name for name, _, _ in read_calls(model)]
+    return open_decoded(model, device, options, planned_residents(model, names), native=native)
+
+
+def open_decoded(
+    model: onnx.ModelProto,
+    device: str,
+    options: Any,
+    names: Container[str] | None = None,
+    *,
+    native: bool | None = None,
+) -> Any:
+    """Decode the weights of these names (default: of all) once, on the processor; others are decoded at each use."""
+    layers = read_layers(model)
+    calls = [call for call in read_calls(model) if names is None or call[0] in names]
+    integers = {name: w for name, stored, _ in calls if (w := integer_weight(name, stored, layers)) is not None}
+    tensors, arrays = decode_on_processor([call for call in calls if call[0] not in integers])
+    codes = {f"{name}.codes": weight.codes for name, weight in integers.items()}
+    tensors += [placeholder(name, array.shape, array.dtype) for name, array in codes.items()]
+    replace_by_constants(model, tensors, {name for name, _, _ in calls})
+    add_integers(model, integers)
+    streams = any(is_call(node) for node in model.graph.node)
+    if streams:
+        prepare_streaming(model, device, options, native)
+    return open_session(model, device, options, arrays=arrays | codes, native=native if streams else False)
+
+
+def decode_on_processor(calls: Sequence[NamedCall]) -> tuple[list[onnx.TensorProto], dict[str, npt.NDArray[Any]]]:
+    """Tensors that stand for weights, and the values of those that claim to be in a file."""
+    tensors, arrays = [], {}
+    kernels = numba_kernels(os.cpu_count() or 1)
+    for name, stored, _ in calls:
         with naming(name):
-            weight = integer_weight(name, stored, layers)
-            array = load(stored) if weight is None else weight.codes
-        if weight is not None:
-            integers[name] = weight
-            name += ".codes"
+            array = load(stored, kernels=kernels)
         if array.dtype in ELEMENT_TYPES.values():
-            tensors.append(placeholder(name, array))
-            names.append(name)
-            values.append(ort.OrtValue.ortvalue_from_numpy(array))
+            tensors.append(placeholder(name, array.shape, array.dtype))
+            arrays[name] = array
         else:  # no type of NumPy's own
             tensors.append(numpy_helper.from_array(array, name))
-    replace_by_constants(model, tensors)
-    add_integers(model, integers)
-    options = ort.SessionOptions()
-    options.add_external_initializers(names, values)
-    session = open_session(model, device, options, native=False)
-    session.tansor_weights = values  # ONNX Runtime reads them as long as it runs
-    return session
-
-
-def placeholder(name: str, array: npt.NDArray[np.generic]) -> onnx.TensorProto:
-    """A tensor that claims to be in a file."""
-    tensor = onnx.TensorProto(name=name, dims=array.shape, data_location=onnx.TensorProto.EXTERNAL)
-    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor.external_data.add(key="location", value="decoded")
-    return tensor
+    return tensors, arrays
 
 
 def run(
@@ -122,7 +188,7 @@ def run(
         ``.onnx``, compressed or not.
     inputs : mapping
         Input name -> array; converted to the dtype that the model wants within its kind.
-    mode : {"streaming", "resident"}
+    mode : {"streaming", "resident", "auto"}
         For a single run the default loads faster. Without the native op library it is what any ONNX Runtime does
         with the file, to the bit.
     native : bool, optional

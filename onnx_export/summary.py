@@ -19,6 +19,7 @@ def summarize(
     skipped: Sequence[Skipped],
     notes: Sequence[str],
     seconds: float,
+    budget: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report of one compression.
 
@@ -42,6 +43,7 @@ def summarize(
             for s in skipped
         ],
         "notes": list(notes),
+        "budget": budget,
     }
 
 
@@ -72,6 +74,7 @@ def tensor_line(tensor: Tensor) -> dict[str, Any]:
         "shape": list(tensor.shape),
         "recipe": tensor.recipe,
         "mode": tensor.mode,
+        "bands": tensor.bands,
         "elements": tensor.elements,
         "original_bytes": tensor.original_bytes,
         "stored_bytes": tensor.stored_bytes,

@@ -1,5 +1,6 @@
 """Results as tables on standard output."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -10,23 +11,23 @@ MAX_ROWS = 200
 
 def compress_table(report: dict[str, Any]) -> None:
     """What compress did to each tensor, totals last."""
-    table = make_table("tensor", "shape", "elements", "bits/weight", "entropy", "zeros", "SQNR dB", "1/s in", "how")
+    table = make_table(
+        "tensor", "shape", "elements", "bits/weight", "entropy", "zeros", "SQNR dB", "1/s in", "bands", "how"
+    )
     for t in report["tensors"][:MAX_ROWS]:
         table.add_row(
             t["name"], shape_text(t["shape"]), f"{t['elements']:,}", f"{t['bits_per_weight']:.3f}",
             f"{t['entropy_bits_per_weight']:.3f}", f"{t['sparsity']:.1%}", number(t["sqnr_db"], ".1f"),
-            t["absorbed"] or "-", f"{t['recipe']}, {t['mode']}",
+            t["absorbed"] or "-", f"{t['bands']}", f"{t['recipe']}, {t['mode']}",
         )  # fmt: skip
     console = make_console()
     console.print(table)
     if len(report["tensors"]) > MAX_ROWS:
         console.print(f"... and {len(report['tensors']) - MAX_ROWS} more: --json or --report lists all")
     weights = report["weights"]
-    copied = [s for s in report["skipped"] if s["elements"] >= 1024]
-    console.print(
-        f"{len(report['skipped'])} tensors copied ({weights['copied_bytes']:,} bytes)"
-        + ("" if not copied else ": " + "; ".join(sorted({s["reason"] for s in report["skipped"]})))
-    )
+    console.print(f"{len(report['skipped'])} tensors copied ({weights['copied_bytes']:,} bytes)")
+    for reason, count, size in reasons_to_copy(report["skipped"]):
+        console.print(f"  {count} of them, {size:,} bytes: {reason}")
     for note in report["notes"]:
         console.print(f"note: {note}")
     console.print(
@@ -37,12 +38,26 @@ def compress_table(report: dict[str, Any]) -> None:
     )
 
 
+def reasons_to_copy(skipped: Iterable[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """(reason, tensors, bytes) of what was copied, the most bytes first.
+
+    Examples
+    --------
+    >>> reasons_to_copy([{"reason": "a vector", "stored_bytes": 8}, {"reason": "a vector", "stored_bytes": 4}])
+    [('a vector', 2, 12)]
+    """
+    sizes: dict[str, list[int]] = {}
+    for tensor in skipped:
+        sizes.setdefault(tensor["reason"], []).append(tensor["stored_bytes"])
+    return sorted(((r, len(s), sum(s)) for r, s in sizes.items()), key=lambda line: -line[2])
+
+
 def inspect_table(result: dict[str, Any]) -> None:
     """The compressed tensors of a file."""
-    table = make_table("tensor", "shape", "dtype", "mode", "table_log", "lanes", "bytes", "bits/weight")
+    table = make_table("tensor", "shape", "dtype", "mode", "bands", "table_log", "lanes", "bytes", "bits/weight")
     for t in result["tensors"]:
         table.add_row(
-            t["name"], shape_text(t["shape"]), t["dtype"], t["mode"], number(t["table_log"], "d"),
+            t["name"], shape_text(t["shape"]), t["dtype"], t["mode"], f"{t['bands']}", number(t["table_log"], "d"),
             number(t["lane_count"], ",d"), f"{t['stored_bytes']:,}", f"{t['bits_per_weight']:.3f}",
         )  # fmt: skip
     console = make_console()

@@ -9,17 +9,31 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.kernels import histogram
-from codec.tensor import FLOATS, INTEGERS, StoredTensor, store_integers, store_weight
+from codec.tensor import (
+    DTYPES,
+    FLOATS,
+    INTEGERS,
+    BandedTensor,
+    Stored,
+    StoredTensor,
+    split_bands,
+    store_integers,
+    store_weight,
+)
 from onnx_export.recipes import UNCALIBRATED_RAISE_DB, Recipe, raise_targets
 from onnx_export.weights import MIN_ELEMENTS, along_axis, from_matrix, from_rows, to_matrix, to_rows
 from refimpl.activations import ActivationStatistics
+from refimpl.bands import Bands, code_bands
 from refimpl.errors import InvalidArgument
 from refimpl.metrics import entropy_of_counts, sqnr_db
 from refimpl.pipeline import LayerSettings, quantize_layer
+from refimpl.symbols import to_symbols
 
 Array = npt.NDArray[Any]
 NOT_CALIBRATED = "no calibration data: all input channels count as equally important, scales are finer to be safe"
 WOULD_NOT_SHRINK = "coding would not shrink it"
+PART_BYTES = 768  # of a file for each part of a tensor beside what is stored: nodes, names, headers
+LEAST_SAVING = 0.005  # of a tensor's bytes: what bands must save
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,12 @@ class Options:
     jobs: int = 1
     work: Path | None = None  # folder for what is finished
     scheduler: str | None = None  # address of a Dask cluster
+    bands: bool = True  # in the profile archive
+
+    @property
+    def in_bands(self) -> bool:
+        """Whether tensors may lie in bands."""
+        return self.profile == "archive" and self.bands
 
 
 @dataclass(frozen=True)
@@ -42,12 +62,13 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     recipe: str  # "double" or "lossless"
-    mode: str  # of its block
+    mode: str  # of its block, or of its bands' blocks
+    bands: int
     elements: int
     original_bytes: int
     stored_bytes: int  # payload, side information, counts, layout, scale and zero point
     side_bytes: int  # stored_bytes without the payload
-    entropy_bits_per_weight: float  # order-0, of the symbols
+    entropy_bits_per_weight: float  # order-0, of all symbols as if they shared one table
     sparsity: float  # share of codes that are zero
     sqnr_db: float | None  # of the weights; None if nothing changed
     exponent: float | None  # of the activation-aware scale
@@ -83,7 +104,7 @@ def compress_weight(
     row_axis: int | None,
     options: Options,
     row_scale: npt.NDArray[np.float32] | None = None,
-) -> tuple[StoredTensor, Tensor]:
+) -> tuple[Stored, Tensor]:
     """Scale, quantize, prune and code a float weight in its own layout.
 
     Parameters
@@ -158,7 +179,8 @@ def store_matrix(
     axis: int,
     by_row: bool,
     options: Options,
-) -> StoredTensor:
+    bands: Bands | None = None,
+) -> Stored:
     """Code the symbols of a weight's matrix in the layout of the weight.
 
     Parameters
@@ -171,20 +193,98 @@ def store_matrix(
         One, one of each row or one of each column of the matrix.
     axis : int
         Axis of the weight that the scales follow: its rows if ``by_row``, else its input channels.
+    bands : uint8, optional
+        Band of each channel along the axis; default as few or as many as pay, see `store`.
     """
-    scale = scale.reshape(-1)
-    shared = bool((scale == scale[0]).all())  # without activation-aware scaling all channels share one
+    codes = (from_rows if by_row else from_matrix)(symbols, array.shape, axis).astype(np.int16) - zero_point
+    by_channel = along_axis(scale.reshape(-1), array.ndim, axis)
+    dtype = next(d for d in FLOATS if FLOATS[d] == array.dtype)
+    if bands is not None:
+        return store_banded(codes, by_channel, dtype, axis, bands, options)
+    return store(codes, by_channel, dtype, options)
+
+
+def store(codes: Array, scale: Array | None, dtype: str, options: Options) -> Stored:
+    """Code a tensor, with the profile archive in bands of channels along the axis where these save most.
+
+    Parameters
+    ----------
+    codes : integers, any shape
+        int16 codes of a weight, or integers as they are.
+    scale : float32, as many axes as the codes
+        None for integers.
+    dtype : str
+        Key of `codec.tensor.DTYPES`.
+    options : Options
+    """
+    whole = store_part(codes, scale, dtype, options)
+    alone = codes.ndim < 2 or whole.frame.block.mode == "constant" or dtype in ("int4", "uint4")
+    if not options.in_bands or alone:
+        return whole
+    best: Stored = whole
+    most = (1 - LEAST_SAVING) * whole.stored_bytes
+    for axis in range(codes.ndim):
+        bands = code_bands(channel_counts(codes, axis), 8 * PART_BYTES)
+        if bands.any():
+            banded = store_banded(codes, scale, dtype, axis, bands, options)
+            size = file_bytes(banded) - PART_BYTES
+            if size < most and (scale is not None or mode_of(banded) == "coded"):  # there is no call for other integers
+                best, most = banded, size
+    return best
+
+
+def store_banded(
+    codes: Array, scale: Array | None, dtype: str, axis: int, bands: Bands, options: Options
+) -> BandedTensor:
+    """Code a tensor in these bands; arguments as for `store`."""
+    every = split_bands(codes, axis, bands)
+    scales = [None] * len(every) if scale is None else split_bands(scale, axis, bands)
+    parts = [store_part(c, s, dtype, options) for c, s in zip(every, scales, strict=True)]
+    return BandedTensor(axis % codes.ndim, bands, tuple(parts))
+
+
+def store_part(codes: Array, scale: Array | None, dtype: str, options: Options) -> StoredTensor:
+    """Code a tensor with one table; arguments as for `store`."""
+    if scale is None:
+        return store_integers(codes.astype(DTYPES[dtype]), profile=options.profile, fraction=options.fraction)
+    symbols, zero = to_symbols(codes)
+    shared = scale.size > 0 and bool((scale == scale.flat[0]).all())  # without activation-aware scaling all share one
     return store_weight(
-        (from_rows if by_row else from_matrix)(symbols, array.shape, axis),
-        np.array(zero_point, np.uint8),
-        scale[0].reshape(()) if shared else along_axis(scale, array.ndim, axis),
-        next(d for d in FLOATS if FLOATS[d] == array.dtype),
+        symbols,
+        np.array(zero, np.uint8),
+        scale.reshape(-1)[0].reshape(()) if shared else scale,
+        dtype,
         profile=options.profile,
         fraction=options.fraction,
     )
 
 
-def compress_integers(name: str, array: Array, options: Options) -> tuple[StoredTensor, Tensor]:
+def channel_counts(codes: Array, axis: int) -> npt.NDArray[np.int64]:
+    """How often each code occurs in each channel along an axis, (channels, codes from the least or 0 to the largest).
+
+    Examples
+    --------
+    >>> channel_counts(np.array([[-1, 1], [1, 1]], np.int16), 0)
+    array([[1, 0, 1],
+           [0, 0, 2]])
+    """
+    rows = np.moveaxis(codes, axis, 0).reshape(codes.shape[axis], -1)
+    least = int(codes.min(initial=0))
+    alphabet = int(codes.max(initial=0)) - least + 1
+    return np.stack([np.bincount(row.astype(np.int64) - least, minlength=alphabet) for row in rows])
+
+
+def file_bytes(stored: Stored) -> int:
+    """About what a tensor takes of a file, names and nodes included."""
+    return stored.stored_bytes + PART_BYTES * len(stored.parts)
+
+
+def mode_of(stored: Stored) -> str:
+    """Mode of a tensor's block, or of its bands' blocks."""
+    return ", ".join(sorted({part.frame.block.mode for part in stored.parts}))
+
+
+def compress_integers(name: str, array: Array, options: Options) -> tuple[Stored, Tensor]:
     """Code an already quantized tensor without loss.
 
     Parameters
@@ -193,19 +293,19 @@ def compress_integers(name: str, array: Array, options: Options) -> tuple[Stored
     array : int8, uint8, int4 or uint4, any shape
     options : Options
     """
-    stored = store_integers(array, profile=options.profile, fraction=options.fraction)
-    zero = int(stored.zero_point)
-    counts = histogram((array.astype(np.int16) + zero).astype(np.uint8))
-    return stored, describe(name, array, stored, counts, zero)
+    stored = store(array, None, array.dtype.name, options)
+    symbols, zero = to_symbols(array.astype(np.int16))
+    return stored, describe(name, array, stored, histogram(symbols), zero)
 
 
-def describe(name: str, array: Array, stored: StoredTensor, counts: npt.NDArray[np.int64], zero: int) -> Tensor:
+def describe(name: str, array: Array, stored: Stored, counts: npt.NDArray[np.int64], zero: int) -> Tensor:
     """The report line of a tensor that is coded without loss; `compress_weight` adds what it did."""
     return Tensor(
         name=name,
         shape=array.shape,
         recipe="lossless",
-        mode=stored.frame.block.mode,
+        mode=mode_of(stored),
+        bands=len(stored.parts),
         elements=array.size,
         original_bytes=nbytes(array),
         stored_bytes=stored.stored_bytes,

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from codec.container import read_container
-from codec.tensor import StoredTensor, load
+from codec.tensor import Stored, load
 from onnx_export.calls import read_calls
 from onnx_export.files import kind_of, naming, read_bytes, read_model
+from onnx_export.hoist import hoist_weights
 from onnx_export.progress import Progress, silent
 from onnx_export.rewrite import METADATA_KEY
 from onnx_export.weights import constant_tensors, to_array
@@ -128,15 +129,17 @@ def scaled_axes(path: Path) -> dict[str, list[int]]:
         return {}
 
 
-def stored_tensors(path: Path) -> dict[str, StoredTensor]:
+def stored_tensors(path: Path) -> dict[str, Stored]:
     """The compressed tensors of a file, by name."""
     if kind_of(path) == ".onnx":
         return {name: stored for name, stored, _ in read_calls(read_model(path))}
-    return {n: t for n, t in read_container(read_bytes(path))[0].items() if isinstance(t, StoredTensor)}
+    return {n: t for n, t in read_container(read_bytes(path))[0].items() if isinstance(t, Stored)}
 
 
 def plain_tensors(path: Path) -> dict[str, Array]:
     """The plain tensors of a file, by name."""
     if kind_of(path) == ".onnx":
-        return {name: to_array(name, t) for name, t, _ in constant_tensors(read_model(path).graph)}
-    return {n: t for n, t in read_container(read_bytes(path))[0].items() if not isinstance(t, StoredTensor)}
+        model = read_model(path)
+        hoist_weights(model)  # as compress did
+        return {name: to_array(name, t) for name, t, _ in constant_tensors(model.graph)}
+    return {n: t for n, t in read_container(read_bytes(path))[0].items() if not isinstance(t, Stored)}

@@ -1,7 +1,7 @@
 """Finding a model's weights: which constants they are, who reads them, and in which orientation.
 
-A weight is a constant of the main graph, an initializer or a Constant node. What its readers do with it
-says how the canonical (out, in) matrix lies in it and which tensor is its input X:
+A weight is a constant of the main graph, an initializer or a Constant node (`onnx_export.hoist` brings those of bodies
+there). What its readers do with it says how the canonical (out, in) matrix lies in it and which tensor is its input X:
 
 =================== ====================== ==============================
 reader              input channels         X, channel axis
@@ -14,11 +14,13 @@ Gather              last axis              none
 LSTM, GRU, RNN      last axis              none
 =================== ====================== ==============================
 
-A Transpose, Cast or Identity in between is looked through. Readers inside If and Loop bodies count too.
+Nodes that only move values are looked through: Identity, Cast, Transpose, Unsqueeze, Squeeze, Slice, Split and Concat,
+as exporters of recurrent layers put them there. Readers inside If, Loop and Scan bodies count too, also of what a Loop
+carries from one iteration to the next as it is.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,16 +102,15 @@ def find_constants(model: onnx.ModelProto) -> list[Constant]:
 
 
 def find_inside(model: onnx.ModelProto) -> list[tuple[str, Array]]:
-    """(name, values) of the float and quantized constants inside If, Loop and Scan bodies: they are copied."""
+    """(name, values) of the float and quantized constants that lie in If, Loop and Scan bodies: they are copied."""
     found = []
-    for node, _ in all_nodes(model.graph):
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                found += [
-                    (name, to_array(name, tensor))
-                    for name, tensor, _ in constant_tensors(graph)
-                    if tensor.data_type in WEIGHT_TYPES
-                ]
+    for node in all_nodes(model.graph):
+        for body in bodies(node):
+            found += [
+                (name, to_array(name, tensor))
+                for name, tensor, _ in constant_tensors(body)
+                if tensor.data_type in WEIGHT_TYPES
+            ]
     return found
 
 
@@ -128,7 +129,7 @@ def to_array(name: str, tensor: onnx.TensorProto) -> Array:
 
 
 def constant_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto, bool]]:
-    """(name, tensor, in a Constant node) of each constant tensor of the main graph."""
+    """(name, tensor, in a Constant node) of each constant tensor of a graph, those of its bodies left out."""
     for tensor in graph.initializer:
         yield tensor.name, tensor, False
     for node in graph.node:
@@ -139,51 +140,158 @@ def constant_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorP
 
 
 def readers_by_name(graph: onnx.GraphProto) -> dict[str, tuple[list[Reader], list[str]]]:
-    """For each value that something reads: (readers that are understood, op types of the others)."""
-    ranks = {name: len(tensor.dims) for name, tensor, _ in constant_tensors(graph)}
+    """For each constant that something reads: (readers that are understood, op types of the others)."""
     uses: dict[str, tuple[list[Reader], list[str]]] = {}
-    aliases: dict[str, tuple[str, list[int] | None]] = {}  # value -> (constant it shows, permutation)
-    for node, inside in all_nodes(graph):
-        for index, name in enumerate(node.input):
-            constant, permutation = aliases.get(name, (name, None))
-            if constant not in ranks:
-                continue
-            rank = ranks[constant]
-            if node.op_type in ("Transpose", "Cast", "Identity") and not inside and index == 0:
-                aliases[node.output[0]] = (constant, then_permute(permutation, node, rank))
-                continue
-            reader = understand(node, index, rank, inside)
-            understood, others = uses.setdefault(constant, ([], []))
-            if reader is None:
-                others.append(node.op_type)
-            elif permutation is None:
-                understood.append(reader)
-            else:
-                row_axis = None if reader.row_axis is None else permutation[reader.row_axis]
-                understood.append(replace(reader, input_axis=permutation[reader.input_axis], row_axis=row_axis))
+    views: Views = {name: (View(name, tuple(range(len(t.dims)))),) for name, t, _ in constant_tensors(graph)}
+    collect_readers(graph, views, {}, uses, inside=False)
     for output in graph.output:
-        constant, _ = aliases.get(output.name, (output.name, None))
-        if constant in ranks:
-            uses.setdefault(constant, ([], []))[1].append("the model's caller")
+        for view in views.get(output.name, ()):
+            uses.setdefault(view.constant, ([], []))[1].append("the model's caller")
     return uses
 
 
-def all_nodes(graph: onnx.GraphProto, inside: bool = False) -> Iterator[tuple[onnx.NodeProto, bool]]:
-    """(node, inside a subgraph) for the graph and all its subgraphs."""
+@dataclass(frozen=True)
+class View:
+    """What a value shows of a constant."""
+
+    constant: str
+    axes: tuple[int | None, ...]  # axis of the constant behind each axis of the value; None: an added one of length 1
+    whole: bool = True  # False if it may be a part of the constant, or more than it
+
+
+Views = dict[str, tuple[View, ...]]  # by name of the value
+
+
+def collect_readers(
+    graph: onnx.GraphProto,
+    views: Views,
+    integers: dict[str, list[int]],
+    uses: dict[str, tuple[list[Reader], list[str]]],
+    *,
+    inside: bool,
+) -> None:
+    """Add the readers of a graph and its bodies to ``uses``, what its values show to ``views``, in place.
+
+    ``integers`` are the constants that say axes. Names of a body are known in that body alone.
+    """
+    integers |= {
+        name: axes for name, tensor, _ in constant_tensors(graph) if (axes := small_integers(tensor)) is not None
+    }
     for node in graph.node:
-        yield node, inside
-        for attribute in node.attribute:
-            for subgraph in (attribute.g, *attribute.graphs):
-                yield from all_nodes(subgraph, True)
+        shown = [views.get(name, ()) for name in node.input]
+        carried = carried_inputs(node)
+        for body in bodies(node):
+            inner = {body.input[i].name: shown[i] for i in carried if shown[i]}
+            inner = views | inner
+            collect_readers(body, inner, dict(integers), uses, inside=True)
+            for k, output in enumerate(body.output):
+                for view in inner.get(output.name, ()):
+                    if k + 1 not in carried:
+                        uses.setdefault(view.constant, ([], []))[1].append(node.op_type)
+        views.update({node.output[i - 2]: shown[i] for i in carried if shown[i] and i - 2 < len(node.output)})
+        through = look_through(node, shown, integers)
+        if through is not None:
+            views.update(dict.fromkeys(node.output, through))
+        for index, here in enumerate(shown):
+            if index in carried or (through is not None and (index == 0 or node.op_type == "Concat")):
+                continue
+            for view in here:
+                understood, others = uses.setdefault(view.constant, ([], []))
+                reader = through_view(understand(node, index, len(view.axes), inside), view)
+                if reader is None:
+                    others.append(node.op_type)
+                else:
+                    understood.append(reader)
 
 
-def then_permute(permutation: list[int] | None, node: onnx.NodeProto, rank: int) -> list[int] | None:
-    """Axis of the constant behind each axis of the node's output."""
-    if node.op_type != "Transpose":
-        return permutation
-    given = attribute_of(node, "perm")
-    perm = list(given) if given is not None else list(range(rank))[::-1]
-    return [permutation[p] for p in perm] if permutation is not None else perm
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs inside a node."""
+    for attribute in node.attribute:
+        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            yield from (attribute.graphs if attribute.graphs else [attribute.g])
+
+
+def carried_inputs(node: onnx.NodeProto) -> set[int]:
+    """Inputs of a Loop that every iteration hands to the next as they are; input i of its body, output i - 1."""
+    if node.op_type != "Loop" or node.domain not in ("", "ai.onnx"):
+        return set()
+    (body,) = bodies(node)
+    same = {n.output[0]: n.input[0] for n in body.node if n.op_type == "Identity"}
+
+    def origin(name: str) -> str:
+        while name in same:
+            name = same[name]
+        return name
+
+    count = min(len(node.input), len(body.input), len(body.output) + 1)
+    return {i for i in range(2, count) if origin(body.output[i - 1].name) == body.input[i].name}
+
+
+def look_through(
+    node: onnx.NodeProto, shown: list[tuple[View, ...]], integers: Mapping[str, list[int]]
+) -> tuple[View, ...] | None:
+    """What the outputs of a node show of the constants behind its inputs; None if it does not merely move values."""
+    if node.domain not in ("", "ai.onnx") or not any(shown):
+        return None
+    if node.op_type == "Concat":
+        return tuple(dict.fromkeys(replace(view, whole=False) for views in shown for view in views))
+    if not shown[0]:
+        return None
+    moved = [moved_view(node, view, integers) for view in shown[0]]
+    return None if None in moved else tuple(view for view in moved if view is not None)
+
+
+def moved_view(node: onnx.NodeProto, view: View, integers: Mapping[str, list[int]]) -> View | None:
+    """What a node's output shows of a constant whose view is its first input; None if that is not known."""
+    op, axes = node.op_type, view.axes
+    if op in ("Identity", "Cast"):
+        return view
+    if op in ("Slice", "Split"):
+        return replace(view, whole=False)
+    if op == "Transpose":
+        perm = attribute_of(node, "perm")
+        return replace(view, axes=axes[::-1] if perm is None else tuple(axes[p] for p in perm))
+    if op not in ("Squeeze", "Unsqueeze"):
+        return None
+    given = attribute_of(node, "axes") or integers.get(node.input[1] if len(node.input) > 1 else "")
+    if given is None:
+        return None
+    if op == "Squeeze":
+        gone = {axis % len(axes) for axis in given}
+        return replace(view, axes=tuple(a for i, a in enumerate(axes) if i not in gone))
+    rank, old = len(axes) + len(given), iter(axes)
+    added = {axis % rank for axis in given}
+    return replace(view, axes=tuple(None if i in added else next(old) for i in range(rank)))
+
+
+def through_view(reader: Reader | None, view: View) -> Reader | None:
+    """A reader of a view as one of the constant itself; None if an axis it names is not the constant's."""
+    if reader is None:
+        return None
+    input_axis = view.axes[reader.input_axis]
+    row_axis = None if reader.row_axis is None else view.axes[reader.row_axis]
+    if input_axis is None or (row_axis is None) != (reader.row_axis is None):
+        return None
+    activation = reader.activation if view.whole else None  # channels of a part are not those of the whole
+    return replace(reader, input_axis=input_axis, row_axis=row_axis, activation=activation)
+
+
+def small_integers(tensor: onnx.TensorProto) -> list[int] | None:
+    """The values of a short int64 tensor, None if it is something else."""
+    if tensor.data_type != onnx.TensorProto.INT64 or len(tensor.dims) > 1 or max(tensor.dims, default=1) > 16:
+        return None
+    try:
+        return [int(i) for i in numpy_helper.to_array(tensor).reshape(-1)]
+    except (ValueError, KeyError, TypeError):  # damaged: whoever reads it will say so
+        return None
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and all its bodies."""
+    for node in graph.node:
+        yield node
+        for body in bodies(node):
+            yield from all_nodes(body)
 
 
 def understand(node: onnx.NodeProto, index: int, rank: int, inside: bool) -> Reader | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from refimpl.bands import Bands, code_length
 from refimpl.errors import InvalidArgument
 from refimpl.feedback import feed_back
 from refimpl.numerics import check_weight
@@ -32,11 +33,11 @@ class RateCurve:
     """
 
     step: Matrix  # (points,) ascending
-    bits: Matrix  # (points,) order-0 entropy of the codes, bits per weight
+    bits: Matrix  # (points,) order-0 entropy of the codes, of each band's if there are some, bits per weight
     error: Matrix  # (points,) mean squared error of a weight
 
 
-def rate_curve(weight: npt.NDArray[np.floating]) -> RateCurve:
+def rate_curve(weight: npt.NDArray[np.floating], bands: Bands | None = None) -> RateCurve:
     """The curve of a weight, from some of its rows.
 
     It runs from 7 octaves below the weights' rms, or from where outliers beyond the last code begin to cost more
@@ -45,6 +46,9 @@ def rate_curve(weight: npt.NDArray[np.floating]) -> RateCurve:
     Parameters
     ----------
     weight : float, shape (out, in)
+        Columns divided by their band's relative step.
+    bands : uint8, shape (in,), optional
+        Band of each column, each coded with a table of its own.
 
     Returns
     -------
@@ -75,22 +79,11 @@ def rate_curve(weight: npt.NDArray[np.floating]) -> RateCurve:
         codes = np.rint(sample / step)
         clipped = np.maximum(high - (LAST_CODE + 0.5) * step, 0)
         error[k] = np.mean(np.square(sample - codes * step)) + np.square(clipped).sum() / W.size
-        counts = np.bincount((np.clip(codes, -LAST_CODE, LAST_CODE) + LAST_CODE).astype(np.int64).ravel())
-        bits[k] = code_bits(counts[counts > 0])
+        symbols = (np.clip(codes, -LAST_CODE, LAST_CODE) + LAST_CODE).astype(np.int64)
+        parts = [symbols] if bands is None else [symbols[:, bands == g] for g in range(int(bands.max()) + 1)]
+        bits[k] = sum(code_length(np.bincount(part.ravel())) for part in parts) / symbols.size
     first = int(np.argmin(error))
     return RateCurve(steps[first:], bits[first:], error[first:])
-
-
-def code_bits(counts: npt.NDArray[np.integer]) -> float:
-    """Order-0 entropy of codes that occur so often, bits per code.
-
-    Examples
-    --------
-    >>> code_bits(np.array([1, 1, 2]))
-    1.5
-    """
-    p = counts / counts.sum()
-    return float(-(p * np.log2(p)).sum())
 
 
 def quantize_rate(

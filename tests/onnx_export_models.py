@@ -10,6 +10,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 from strategies import rng
 
+from codec.tensor import DTYPES, FLOATS
 from onnx_export.calls import write_call
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 
@@ -86,14 +87,14 @@ def outputs_of(model, feeds=None, **options):
 def call_model(name, stored, opset=21):
     """A model that is one call: outputs the value, and the value in a type that NumPy has."""
     call = write_call(name, stored)
-    to = next(a.i for a in call.node.attribute if a.name == "to")
-    wide = TensorProto.FLOAT if stored.scale is not None else TensorProto.INT32
-    nodes = [call.node, helper.make_node("Cast", [name], ["wide"], to=wide)]
+    to = helper.np_dtype_to_tensor_dtype(DTYPES[stored.dtype])
+    wide = TensorProto.FLOAT if stored.dtype in FLOATS else TensorProto.INT32
+    nodes = [*call.nodes, helper.make_node("Cast", [name], ["wide"], to=wide)]
     outputs = [helper.make_tensor_value_info("wide", wide, stored.shape)]
     info = [helper.make_tensor_value_info(name, to, stored.shape)]
-    graph = helper.make_graph(nodes, "one", [], outputs, call.inputs, value_info=info)
+    graph = helper.make_graph(nodes, "one", [], outputs, call.inputs, value_info=[*info, *call.values])
     imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
-    bodies = functions([call.node.op_type], opset)
+    bodies = functions(call.functions, opset)
     return helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSIONS[opset], functions=bodies)
 
 

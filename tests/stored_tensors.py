@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import coder_inputs, rng, seeds
 
 from codec.frame import Frame
-from codec.tensor import FLOATS, StoredTensor
+from codec.tensor import FLOATS, StoredTensor, make_banded, split_bands, store_integers, store_weight
 from refimpl.tans.blocks import Block, Chunks, decode_block, split_chunks
 from refimpl.tans.nibbles import pack_nibbles
 from refimpl.tans.stream import NUMPY, encode_stream
@@ -103,3 +103,31 @@ def expected(stored):
         return symbols.astype(np.int32) - stored.zero_point
     exact = (symbols.astype(np.float32) - stored.zero_point.astype(np.float32)) * stored.scale
     return exact.astype(FLOATS[stored.dtype]).astype(np.float32)
+
+
+@st.composite
+def channel_bands(draw, channels, most=5):
+    """uint8 (channels,): the band of each channel, every band with at least one."""
+    count = draw(st.integers(2, min(most, channels)))
+    bands = draw(st.permutations([*range(count), *(draw(st.integers(0, count - 1)) for _ in range(channels - count))]))
+    return np.array(bands, np.uint8)
+
+
+@st.composite
+def banded_tensors(draw, dtypes=("bfloat16", "float16", "float32")):
+    """(tensor in bands, the values that it holds)."""
+    shape = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple).filter(lambda s: max(s) > 1))
+    axis = draw(st.sampled_from([k for k, n in enumerate(shape) if n > 1]))
+    dtype, random = draw(st.sampled_from(dtypes)), rng(draw(seeds))
+    bands = draw(channel_bands(shape[axis]))
+    symbols = random.binomial(12, 0.5, shape).astype(np.uint8)
+    zero = np.array(6, np.uint8)
+    if dtype not in FLOATS:
+        values = symbols.astype(np.int8) - np.int8(6) if dtype == "int8" else symbols
+        parts = [store_integers(part, kernels=NUMPY) for part in split_bands(values, axis, bands)]
+        return make_banded(axis, bands, parts), values
+    scale = np.ldexp(random.random(tuple(n if draw(st.booleans()) else 1 for n in shape)) + 0.5, -3).astype(np.float32)
+    every = zip(split_bands(symbols, axis, bands), split_bands(scale, axis, bands), strict=True)
+    parts = [store_weight(part, zero, by, dtype, kernels=NUMPY) for part, by in every]
+    banded = make_banded(axis, bands, parts)
+    return banded, ((symbols.astype(np.float32) - zero) * scale).astype(FLOATS[dtype])

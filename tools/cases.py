@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from drafts import BINOMIAL, BYTES, HALVES, NIBBLES, RARE, SPARSE, Array, Draft, Drawn, symbols, weights
 from invalid_frames import EXAMPLE, FRAMES, faults, more_frames
+from method_cases import method_cases
 
 from codec.container import write_container
-from codec.tensor import store_integers, store_weight
+from codec.frame import encode
+from codec.tensor import BandedTensor, make_banded, split_bands, store_integers, store_weight
 from conformance.backends import numpy_reference
 from conformance.lcg import Lcg
 from refimpl.tans.blocks import Chunks
@@ -38,6 +40,7 @@ def all_cases() -> Iterator[Draft]:
     yield from encoding()
     yield from decoding()
     yield from containers()
+    yield from method_cases()
 
 
 def float32(*values: float) -> Array:
@@ -418,6 +421,8 @@ def containers() -> Iterator[Draft]:
         "uint8": {"layer": store_integers(content, fraction=0.5, kernels=NUMPY)},
         "int4": {"layer": store_integers(integers.astype("int4"), kernels=NUMPY)},
         "constant": {"layer": store_weight(content * 0, zero, scale, "float32", kernels=NUMPY)},
+        "bands": {"layer": in_bands(content, 1, scale), "bias": bias},
+        "bands-int8": {"layer": in_bands(integers, 0)},
     }  # fmt: skip
     for name, tensors in files.items():
         data = write_container(tensors, {"format": "pt"})
@@ -426,6 +431,62 @@ def containers() -> Iterator[Draft]:
     yield Draft("read_container", "entries-in-another-order", VALID,
                 {"data": np.frombuffer(with_header(data, reordered), np.uint8)})  # fmt: skip
     yield from damaged_containers(data, write_container({"layer": store_integers(content[:4], kernels=NUMPY)}, {}))
+    yield from damaged_bands(write_container({"layer": in_bands(content[:2, :6], 1, scale[:, :6])}, {}))
+
+
+def in_bands(values: Array, axis: int, scale: Array | None = None) -> BandedTensor:
+    """A tensor whose channels lie in three bands by turns: a weight with this scale, or integers."""
+    bands = (np.arange(values.shape[axis]) * 2 % 5 % 3).astype(np.uint8)
+    every = split_bands(values, axis, bands)
+    if scale is None:
+        return make_banded(axis, bands, [store_integers(part, kernels=NUMPY) for part in every])
+    scales = split_bands(scale, axis, bands)
+    zeros = [np.array(3 - g, np.uint8) for g in range(3)]
+    parts = [
+        store_weight(part, zero, by, "float32", kernels=NUMPY)
+        for part, zero, by in zip(every, zeros, scales, strict=True)
+    ]
+    return make_banded(axis, bands, parts)
+
+
+def damaged_bands(data: bytes) -> Iterator[Draft]:
+    """A fault for each line of the page's table of checks that is about bands; the bands are 0 2 1 1 0 0."""
+    header, body = split_container(data)
+    frame_at = len(data) - len(body) + header["layer"]["data_offsets"][0]
+
+    def entry(**changes: Any) -> bytes:
+        return with_index(data, lambda i: i["tensors"]["layer"].update(changes))
+
+    def without(name: str) -> bytes:
+        return with_header(data, lambda h: h.update({f"other.{name}": h.pop(name)}))
+
+    def reframed(bands: list[int]) -> bytes:
+        """Other bands of as many bytes, in a frame that is right."""
+        first, last = header["layer"]["data_offsets"]
+        frame = encode(np.array(bands, np.uint8), kernels=NUMPY)
+        assert len(frame) == last - first, "the bands' frame keeps its size"
+        return data[:frame_at] + frame + data[frame_at + len(frame) :]
+
+    wrong = [
+        ("bands-without-axis", "bad-index", with_index(data, lambda i: i["tensors"]["layer"].pop("axis"))),
+        ("bands-without-number", "bad-index", with_index(data, lambda i: i["tensors"]["layer"].pop("bands"))),
+        ("bands-of-a-real-axis", "bad-index", entry(axis=1.0)),
+        ("bands-behind-the-last-axis", "bad-index", entry(axis=2)),
+        ("bands-along-another-axis", "bad-index", entry(axis=0)),
+        ("one-band", "bad-index", entry(bands=1)),
+        ("17-bands", "bad-index", entry(bands=17)),
+        ("too-few-bands", "bad-index", entry(bands=2)),
+        ("too-many-bands", "missing-part", entry(bands=4)),
+        ("bands-of-more-channels", "bad-index", entry(shape=[2, 7])),
+        ("bands-of-other-sizes", "bad-index", reframed([0, 2, 1, 1, 0, 1])),
+        ("a-band-that-is-not-there", "bad-index", reframed([0, 2, 1, 1, 0, 3])),
+        ("no-bands", "missing-part", without("layer")),
+        ("a-band-missing", "missing-part", without("layer.1")),
+        ("a-band-without-scale", "missing-part", without("layer.2.scale")),
+        ("bands-crc", "bad-crc", data[:frame_at] + bytes([*data[frame_at : frame_at + 24], 1]) + data[frame_at + 25 :]),
+    ]  # fmt: skip
+    for name, flag, damaged in wrong:
+        yield Draft("read_container", name, (flag,), {"data": np.frombuffer(damaged, np.uint8)}, error="Corrupt")
 
 
 def reordered(header: dict[str, Any]) -> None:

@@ -15,9 +15,9 @@ from invalid_frames import coded, framed, packed, partial
 from onnx import helper, numpy_helper
 
 from codec.frame import read_frame
-from codec.tensor import StoredTensor, load, store_integers, store_weight
+from codec.tensor import Stored, StoredTensor, load, make_banded, split_bands, store_integers, store_weight
 from conformance.vectors import DTYPES
-from onnx_export.calls import write_call
+from onnx_export.calls import ELEMENT_TYPES, write_call
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 from refimpl.tans.blocks import Block, Chunks
 from refimpl.tans.nibbles import unpack_nibbles
@@ -44,7 +44,7 @@ def onnx_cases() -> Iterator[OnnxCase]:
         yield onnx_case(name, stored, opset)
 
 
-def stored_tensors() -> Iterator[tuple[str, StoredTensor, int]]:
+def stored_tensors() -> Iterator[tuple[str, Stored, int]]:
     """(name, tensor, opset)."""
     content = symbols(HALVES, 600, seed=21).array().reshape(20, 30)
     scale = np.abs(weights(1, 30, -12, seed=22).array()) + np.float32(2.0**-12)
@@ -78,26 +78,35 @@ def stored_tensors() -> Iterator[tuple[str, StoredTensor, int]]:
     yield "constant", store_weight(content * 0, zero, scale, "float32", kernels=NUMPY), 21
     signed = symbols(BINOMIAL[:12], 1200, seed=26).array().astype(np.int8).reshape(3, 20, 20) - np.int8(8)
     yield "integer-int8", store_integers(signed, kernels=NUMPY), 21
+    bands = (np.arange(30) * 2 % 5 % 3).astype(np.uint8)
+    every = zip(split_bands(content, 1, bands), split_bands(scale, 1, bands), strict=True)
+    parts = [store_weight(part, zero, by, "float16", kernels=NUMPY) for part, by in every]
+    yield "bands-float16", make_banded(1, bands, parts), 21
     yield "partial-integer-uint8", store_integers(few.reshape(20, 30) * 9, fraction=0.5, kernels=NUMPY), 21
 
 
-def onnx_case(name: str, stored: StoredTensor, opset: int) -> OnnxCase:
-    """The call of a stored tensor as a model of its own."""
+def onnx_case(name: str, stored: Stored, opset: int) -> OnnxCase:
+    """The call of a stored tensor, or the nodes of one in bands, as a model of its own."""
     call = write_call(OUTPUT, stored)
     named = []
     for tensor in call.inputs:
         tensor.name = tensor.name.removeprefix(f"{OUTPUT}.")
         named.append(tensor)
-    call.node.input[:] = [tensor.name for tensor in named]
-    to = next(a.i for a in call.node.attribute if a.name == "to")
+    for node in call.nodes:
+        node.input[:] = [name.removeprefix(f"{OUTPUT}.") for name in node.input]
+    for node in call.before:
+        node.output[:] = [name.removeprefix(f"{OUTPUT}.") for name in node.output]
+    for value in call.values:
+        value.name = value.name.removeprefix(f"{OUTPUT}.")
     graph = helper.make_graph(
-        [call.node],
+        call.nodes,
         name,
         [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in named],
-        [helper.make_tensor_value_info(OUTPUT, to, list(stored.shape))],
+        [helper.make_tensor_value_info(OUTPUT, ELEMENT_TYPES[stored.dtype], list(stored.shape))],
+        value_info=call.values,
     )
     model = helper.make_model(
-        graph, functions=functions([call.node.op_type], opset), ir_version=8 if opset < 21 else 10,
+        graph, functions=functions(call.functions, opset), ir_version=8 if opset < 21 else 10,
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
     )  # fmt: skip
     expected = values_of(stored)
@@ -112,7 +121,7 @@ def onnx_case(name: str, stored: StoredTensor, opset: int) -> OnnxCase:
     )
 
 
-def values_of(stored: StoredTensor) -> Array:
+def values_of(stored: Stored) -> Array:
     """What the call gives."""
     values = load(stored, kernels=NUMPY)
     assert values.dtype.name in DTYPES, values.dtype

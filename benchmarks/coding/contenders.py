@@ -4,7 +4,6 @@ Every peer gets the same symbols in the form it likes best, prepared before the 
 for `nibbles`, int32 and a finished model for constriction, which is told the exact histogram.
 """
 
-import inspect
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -22,7 +21,6 @@ from refimpl.tans.blocks import decode_block
 
 PROFILES = ("gpu", "archive")
 PACKAGES = ("zstandard", "constriction", "pcodec")
-THREAD_OPTIONS = ("jobs", "threads", "workers")  # what a number of threads may be called
 CORES = os.cpu_count() or 1
 
 
@@ -46,35 +44,21 @@ class Trial:
                         raise AssertionError(f"{self.name}, {column}: other symbols came back")
 
 
-def threads(function: Callable[..., Any], count: int) -> dict[str, Any]:
-    """The keyword that makes a function use that many threads; nothing if it has none."""
-    names = [name for name in THREAD_OPTIONS if name in inspect.signature(function).parameters]
-    return {names[0]: count} if names else {}
-
-
-def has_threads() -> bool:
-    """Whether both directions of the codec take a number of threads."""
-    return bool(threads(encode, 1) and threads(decode, 1))
-
-
 def coding(parts: list[Symbols], profile: str, count: int) -> tuple[list[bytes], dict[str, Callable[[], list[Any]]]]:
     """(frames, runs) of the codec with that many threads."""
-    forth, back = threads(encode, count), threads(decode, count)
-    frames = [encode(part, profile=profile, **forth) for part in parts]
+    frames = [encode(part, profile=profile, jobs=count) for part in parts]
     return frames, {
-        "encode": lambda: [encode(part, profile=profile, **forth) for part in parts],
-        "decode": lambda: [decode(frame, **back) for frame in frames],
+        "encode": lambda: [encode(part, profile=profile, jobs=count) for part in parts],
+        "decode": lambda: [decode(frame, jobs=count) for frame in frames],
     }
 
 
 def tansor(source: Source, profile: str) -> Trial:
     """The codec of this repository: whole frames, and their blocks decoded without header and checksums."""
-    one = threads(decode_block, 1)
     frames, runs = coding(source.parts, profile, 1)
     blocks = [read_frame(frame).block for frame in frames]
-    runs["decode unchecked"] = lambda: [decode_block(block, kernels=NUMBA, **one) for block in blocks]
-    if has_threads():
-        runs |= {f"{column}, {CORES} threads": run for column, run in coding(source.parts, profile, CORES)[1].items()}
+    runs["decode unchecked"] = lambda: [decode_block(block, kernels=NUMBA) for block in blocks]
+    runs |= {f"{column}, {CORES} threads": run for column, run in coding(source.parts, profile, CORES)[1].items()}
     return Trial(
         name=f"tansor {profile}",
         expected=source.parts,

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contenders import threads
 from sources import Symbols, at_entropy, gaussian
 
 from codec import decode, encode
@@ -77,16 +76,15 @@ def main() -> None:
     parser.add_argument("count", type=int)
     parser.add_argument("frame", type=Path)
     options = parser.parse_args()
-    forth, back = threads(encode, 1), threads(decode, 1)
     warm = at_entropy(gaussian, 4.4, 127, 10_000, 0)
-    decode(encode(warm, profile=options.profile, **forth), **back)
+    decode(encode(warm, profile=options.profile))
     if options.direction == "encode":
         _, symbols = repeated(options.count)
-        frame, measured = measure(lambda: encode(symbols, profile=options.profile, **forth), options.count)
+        frame, measured = measure(lambda: encode(symbols, profile=options.profile), options.count)
         options.frame.write_bytes(frame)
     else:
         frame = options.frame.read_bytes()
-        decoded, measured = measure(lambda: decode(frame, **back), options.count)
+        decoded, measured = measure(lambda: decode(frame), options.count)
         block = repeated(min(options.count, BLOCK))[0]
         if not all(
             np.array_equal(decoded[first : first + BLOCK], block[: options.count - first])

@@ -100,8 +100,8 @@ def sparse(zeros: float, count: int, seed: int) -> Symbols:
 
 
 def model_codes(path: Path) -> list[Symbols]:
-    """Symbols of every coded tensor of a compressed ONNX model."""
-    tensors = [stored for _, stored, _ in read_calls(onnx.load(path))]
+    """Symbols of every coded tensor of a compressed ONNX model, of each of its bands if it has some."""
+    tensors = [part for _, stored, _ in read_calls(onnx.load(path)) for part in stored.parts]
     return [load_symbols(t).reshape(-1) for t in tensors if t.frame.block.mode in ("coded", "partial")]
 
 

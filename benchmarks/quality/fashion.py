@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx
 
 from benchmarks.quality.resnet import to_onnx, train
-from benchmarks.quality.task import Folders, Metric, Missing, Task, cached, digest, percent
+from benchmarks.quality.task import Folders, Metric, Missing, Task, cached, digest, percent, save_once
 from onnx_export.session import load_session
 
 DATA = Path("/usr/share/datasets/fashion-mnist")
@@ -28,9 +28,7 @@ def prepare(folders: Folders) -> Task:
     model, calibration = folder / "resnet.onnx", folder / "calibration.npy"
     if not model.is_file():
         make_model(model)
-    if not calibration.is_file():
-        np.save(calibration, read("train")[0][:CALIBRATION_IMAGES, None])
-
+    save_once(calibration, lambda: read("train")[0][:CALIBRATION_IMAGES, None])
     images, truth = read("t10k")
     before = np.array(cached(folder / "answers.json", digest(model), lambda: classify(model, images).tolist()))
 

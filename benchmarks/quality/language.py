@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.quality.task import Folders, Metric, Missing, Task, cached, digest
+from benchmarks.quality.task import Folders, Metric, Missing, Task, cached, digest, save_once
 from onnx_export.demo import CALIBRATION_WINDOWS, EVALUATION_WINDOWS, byte_windows
 from onnx_export.evaluate import evaluate
 
@@ -30,8 +30,7 @@ def prepare_words(folders: Folders) -> Task:
 def prepare_bytes(folders: Folders) -> Task:
     """The bundled model, on the windows of `tansor demo`."""
     calibration = folders.work / "opt-1m-byte" / "calibration.npy"
-    calibration.parent.mkdir(parents=True, exist_ok=True)
-    np.save(calibration, byte_windows(DATA / "sotu-calibration.txt", CALIBRATION_WINDOWS))
+    save_once(calibration, lambda: byte_windows(DATA / "sotu-calibration.txt", CALIBRATION_WINDOWS))
     windows = byte_windows(DATA / "sotu-evaluation.txt", EVALUATION_WINDOWS)
     return task("opt-1m-byte", "opt-1m-byte, bundled", DATA / "opt-1m-byte.onnx", calibration, windows, folders)
 
@@ -53,4 +52,5 @@ def task(name: str, title: str, model: Path, calibration: Path, windows: Tokens,
         baseline=cached(
             folders.work / name / "baseline.json", digest(model, windows.tobytes()), lambda: perplexity(model)
         ),
+        linear=True,
     )

@@ -10,7 +10,7 @@ import onnx
 
 from benchmarks.quality.language import DATA
 from benchmarks.quality.lines import draw_lines
-from benchmarks.quality.task import Folders, Metric, Task, cached, digest, module_file, percent
+from benchmarks.quality.task import Folders, Metric, Task, cached, digest, module_file, percent, save_once
 from onnx_export.session import load_session
 
 MODEL = "models/ch_PP-OCRv4_rec_infer.onnx"
@@ -25,9 +25,8 @@ def prepare(folders: Folders) -> Task:
     """Draw the lines: other speeches and another seed for calibration."""
     model = module_file("rapidocr_onnxruntime", MODEL, version="1.4.4")
     folder = folders.work / "ocr"
-    folder.mkdir(parents=True, exist_ok=True)
     calibration = folder / "calibration.npy"
-    np.save(calibration, pictures("sotu-calibration.txt", CALIBRATION_LINES, seed=1)[0])
+    save_once(calibration, lambda: pictures("sotu-calibration.txt", CALIBRATION_LINES, seed=1)[0])
     inputs, truth = pictures("sotu-evaluation.txt", LINES, seed=0)
     alphabet = characters(model)
     question = digest(model, inputs.tobytes())

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from benchmarks.quality.bert import encoder
 from benchmarks.quality.mails import read_mails
 from benchmarks.quality.probe import fit
-from benchmarks.quality.task import Folders, Metric, Missing, Task, digest, module_file, percent
+from benchmarks.quality.task import Folders, Metric, Missing, Task, digest, module_file, percent, save_once
 from onnx_export.session import load_session
 
 LENGTH = 128  # tokens that are read of a mail
@@ -39,10 +39,10 @@ def prepare(folders: Folders) -> Task:
     train, test = np.sort(order[: len(ids) // 2]), np.sort(order[len(ids) // 2 :])
     # Full length, so that no padding is calibrated on; from the half that the probe is fitted to.
     whole = [ids[i] for i in order[: len(ids) // 2] if len(ids[i]) == LENGTH][:CALIBRATION_MAILS]
-    np.savez(calibration, input_ids=np.array(whole), attention_mask=np.ones((len(whole), LENGTH), np.int64))
+    if not calibration.is_file():
+        np.savez(calibration, input_ids=np.array(whole), attention_mask=np.ones((len(whole), LENGTH), np.int64))
     kept = folder / f"embeddings-{digest(model, repr(ids))}.npy"
-    if not kept.is_file():
-        np.save(kept, embed(model, ids))
+    save_once(kept, lambda: embed(model, ids))
     embeddings = np.load(kept)
     probe = fit(embeddings[train], spam[train])
     before, truth = embeddings[test], spam[test]
@@ -63,6 +63,7 @@ def prepare(folders: Folders) -> Task:
         metric=Metric("accuracy", "points", ".2f"),
         evaluate=lambda path: judge(embed(path, [ids[i] for i in test])),
         baseline=judge(before),
+        linear=True,
     )
 
 

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
+import numpy.typing as npt
 
 Scores = Mapping[str, float]
 
@@ -58,6 +60,7 @@ class Task:
     metric: Metric
     evaluate: Callable[[Path], Scores]
     baseline: Scores  # of the model itself
+    linear: bool = False  # whether its layers are linear: the known methods and the scope ``linear`` are for these
 
 
 def module_file(package: str, path: str, *, version: str) -> Path:
@@ -100,10 +103,20 @@ def percent(hits: Iterable[bool]) -> float:
     return 100 * float(np.mean(list(hits)))
 
 
+def save_once(path: Path, array: Callable[[], npt.NDArray[Any]]) -> None:
+    """Save an array unless that has been done; whoever reads the file meanwhile sees all of it or none."""
+    if path.is_file():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.stem}.{uuid4().hex}.part.npy")
+    np.save(part, array())
+    part.replace(path)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON; an interrupted run leaves no half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = path.with_name(f"{path.stem}.{uuid4().hex}.part")
     part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
 

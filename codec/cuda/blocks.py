@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from codec.cuda.broadcasting import as_run
 from codec.cuda.device import Device
-from codec.cuda.launch import SCAN_LANES, SCAN_THREADS, TILE, Geometry, decode_geometry
+from codec.cuda.launch import MAX_WARPS, SCAN_LANES, SCAN_THREADS, TILE, Geometry, decode_geometry
 from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, Truncated
 from refimpl.tans.blocks import MODES, Block, Chunks
 from refimpl.tans.classes import class_table
@@ -25,6 +25,8 @@ from refimpl.tans.stream import MAX_LENGTH_WIDTH, Stream, decode_stream, only_sy
 MODEL_WORDS = 4352
 MAX_LANE_SYMBOLS = 1 << 30
 MAX_ELEMENTS = 1 << 48  # more than any device holds; sums of sizes stay below 64 bits
+MAX_PLACED = 1 << 31  # elements of mode partial that one launch decodes
+RAW_WARPS = 16  # of a block, besides those that decode
 VALUE_THREADS = 256
 VALUE_BLOCKS = 8  # for each multiprocessor
 SYMBOLS = "symbols"  # the kernel type that writes symbols as they are
@@ -241,11 +243,16 @@ def launch_block(
 ) -> None:  # fmt: skip
     """Launch the kernels that decode a block of at least one symbol into ``out``; do not wait."""
     sink = (out, np.uint64(block.symbol_count), *broadcast_arguments(scale), *broadcast_arguments(zero_point), status)
+    packed = "_packed" * block.packed
     if block.mode == "coded" and block.stream is not None:
-        launch_decode(block.stream, device, f"tans_decode_{dtype}{'_packed' * block.packed}", sink)
+        launch_decode(block.stream, device, f"tans_decode_{dtype}{packed}", sink)
         return
     coded = None
     cut = Chunks(0, 0, 0) if block.chunks is None else block.chunks
+    if block.stream is not None and is_placed(block):
+        raw = (block.raw, *(np.uint32(n) for n in (cut.symbols, cut.per_block, cut.coded)))
+        launch_decode(block.stream, device, f"tans_partial_{dtype}{packed}", (*raw, *sink), more_warps=RAW_WARPS)
+        return
     if block.stream is not None:
         count = block.stream.symbol_count
         coded = device.empty(count, np.uint8)
@@ -260,11 +267,21 @@ def launch_block(
     )
 
 
-def launch_decode(stream: DeviceStream, device: Device, kernel: str, sink: tuple[Any, ...]) -> None:
-    """Launch a decode kernel on a stream."""
+def is_placed(block: DeviceBlock) -> bool:
+    """Whether one launch does mode partial: no four units lie in two chunks, and 32 bits count elements."""
+    return block.chunks is not None and block.chunks.symbols % 4 == 0 and block.symbol_count < MAX_PLACED
+
+
+def launch_decode(
+    stream: DeviceStream, device: Device, kernel: str, sink: tuple[Any, ...], more_warps: int = 0
+) -> None:
+    """Launch a decode kernel on a stream; with more warps, and on all multiprocessors, where the lanes leave room."""
     geometry = stream.geometry
+    blocks, warps, tiles = geometry.blocks, geometry.warps, -(-stream.lane_count // TILE)
+    if more_warps and blocks * warps >= tiles:
+        blocks, warps = device.multiprocessors, min(MAX_WARPS, -(-tiles // device.multiprocessors) + more_warps)
     device.launch(
-        kernel, geometry.blocks, geometry.threads, geometry.shared_bytes,
+        kernel, blocks, TILE * warps, geometry.shared_bytes,
         (stream.words, np.uint64(stream.words.size), np.uint32(stream.lane_count), np.uint32(stream.table_log),
          stream.model, stream.classes, stream.positions, np.uint32(geometry.stage_words), *sink),
     )  # fmt: skip

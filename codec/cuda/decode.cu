@@ -8,7 +8,8 @@
 // INTERFACE
 //
 // This text has no #include and compiles with NVRTC (--std=c++17) or nvcc, for compute capability 7.0 or later. All
-// of it takes many seconds: -DTANS_ONLY_TYPE, such as -DTANS_ONLY_float16, leaves out the other types of 2 and 3 below.
+// of it takes many seconds: -DTANS_ONLY_TYPE, such as -DTANS_ONLY_float16, leaves out the other types of 2 to 4 below,
+// and all of 3; -DTANS_PARTIAL beside it leaves out 2 and 4 instead.
 //
 // All kernels are extern "C". Integers are unsigned unless the name of the kernel says otherwise; u8, u32, u64 have 8,
 // 32, 64 bits. Pointers point to device memory and are aligned to their element; `out` to 16 bytes.
@@ -72,7 +73,20 @@
 //        warps        = ceil(tiles / (multiprocessors * rounds))
 //        blocks       = min(multiprocessors, ceil(tiles / warps))
 //
-// 3. Without a stream: tans_values_TYPE for blocks of the modes raw and constant, and for mode partial after
+// 3. Mode partial in one launch, if chunk is a multiple of 4, and the units that the elements lie in are fewer than
+//    2**31; else 4 does it.
+//
+//   tans_partial_TYPE[_packed]  <<<blocks, 32 * warps, shared>>>
+//       the eight arguments of tans_decode_TYPE before out
+//       const u8 *raw             units that are not coded
+//       u32 chunk, per_block, coded_chunks      how mode partial cuts; at least one block is whole
+//       void *out, u64 count, const float *scale, ... u32 *status     as in tans_decode_TYPE; count is the tensor's
+//
+//    Geometry as for tans_decode_TYPE. Where warps * blocks >= tiles, there may be more blocks, and more warps in each,
+//    for which `shared` needs no stage: they write what is raw, while the others decode. 16 more are fast, in as many
+//    blocks as there are multiprocessors.
+//
+// 4. Without a stream: tans_values_TYPE for blocks of the modes raw and constant, and for mode partial after
 //    tans_decode_symbols has decoded its units (never _packed) into a buffer.
 //
 //   tans_values_TYPE  <<<any, 256>>>
@@ -153,6 +167,14 @@ static __device__ bool any_lane(u32 bits) {
 #else
     return bits;
 #endif
+}
+
+// The least number of a warp's lanes, all of which ask.
+static __device__ u32 least_of_lanes(u32 value) {
+#ifdef __CUDA_ARCH__
+    for (u32 i = 16; i; i /= 2) value = min(value, __shfl_xor_sync(0xFFFFFFFF, value, i));
+#endif
+    return value;
 }
 
 // The lowest `width` modulo 32 bits.
@@ -345,6 +367,7 @@ template <class T> struct Broadcast {
     u32 inner, count;
     u32 at, place;            // index, and how many elements of the current index have passed
     u32 at_step, place_step;  // what a step adds
+    u32 at_skip, place_skip;  // what a skip adds
     bool even;                // eight elements from a multiple of eight share a number
     bool rows;                // eight elements from a multiple of eight have eight numbers in a row
     T only;                   // the number, if there is one
@@ -356,14 +379,23 @@ template <class T> struct Broadcast {
     __device__ void seek(u64 element, u64 stride) {
         at = at_step = place = place_step = 0;
         if (count > 1) {
-            const u64 index = divide(element, inner), steps = divide(stride, inner);
-            at = (u32)(index - divide(index, count) * count);
-            place = (u32)(element - index * inner);
-            at_step = (u32)(steps - divide(steps, count) * count);
-            place_step = (u32)(stride - steps * inner);
+            locate(element, at, place);
+            locate(stride, at_step, place_step);
         }
         if (count == 1) only = data[0];
     }
+    // How far the number of an element, or elements on, is from the first one.
+    __device__ void locate(u64 elements, u32 &index, u32 &rest) const {
+        const u64 numbers = divide(elements, inner);
+        index = (u32)(numbers - divide(numbers, count) * count);
+        rest = (u32)(elements - numbers * inner);
+    }
+    // Sets how many elements `skip` passes over.
+    __device__ void set_skip(u64 elements) {
+        at_skip = place_skip = 0;
+        if (count > 1) locate(elements, at_skip, place_skip);
+    }
+    __device__ void skip() { add(at_skip, place_skip); }
     // The number of the next group if its elements share one, loaded long before it is used; what else it returns is
     // arbitrary.
     __device__ T fetch() {
@@ -376,9 +408,10 @@ template <class T> struct Broadcast {
     __device__ void advance() {
         if (!even) step();
     }
-    __device__ void step() {
-        at += at_step;
-        place += place_step;
+    __device__ void step() { add(at_step, place_step); }
+    __device__ void add(u32 more_at, u32 more_place) {
+        at += more_at;
+        place += more_place;
         if (place >= inner) {
             place -= inner;
             ++at;
@@ -442,8 +475,10 @@ static __device__ void store(void *out, const u32 (&words)[8]) {
 // Where elements of `size` bytes go. Whole groups are stored without a check, of others the first `left` elements.
 template <u32 size> struct Output {
     u8 *at;
-    u64 step;
+    u64 step, gap;
     __device__ Output(void *out) : at((u8 *)out) {}
+    __device__ void set_skip(u64 elements) { gap = size * elements; }
+    __device__ void skip() { at += gap; }
     __device__ void seek(void *out, u64 i, u64 stride) {
         at = (u8 *)out + size * i;
         step = size * stride;
@@ -459,13 +494,23 @@ template <u32 size> struct Output {
     }
 };
 
+// A sink whose groups are equally far from each other, so that it need not seek in between.
+struct InOrder {
+    static const bool in_order = true;
+    __device__ u32 turn() const { return ~0u; }  // groups until it must seek
+    __device__ void count_down(u32) {}
+    __device__ void seek_turn() {}
+};
+
 // Symbols as they are.
-struct Symbols {
+struct Symbols : InOrder {
     void *out;
     Output<1> output;
     __device__ Symbols(const Parameters &p) : out(p.out), output(p.out) {}
     __device__ void seek(u64 i, u64 stride) { output.seek(out, i, stride); }
     __device__ void advance() { output.advance(); }
+    __device__ void set_skip(u64 elements) { output.set_skip(elements); }
+    __device__ void skip() { output.skip(); }
     struct Numbers {};
     __device__ Numbers fetch() { return {}; }
     template <u32 n, bool whole> __device__ void write(const u32 (&symbols)[n / 4], Numbers, u32 left) {
@@ -492,7 +537,7 @@ struct Limit {
 static __device__ u32 subtract(u32 x, u32 y) { return ((x | TOP) - (y & ~TOP)) ^ ((x ^ ~y) & TOP); }
 
 // Symbol minus zero point, which must be an integer from low to high.
-template <int low, int high> struct Integers {
+template <int low, int high> struct Integers : InOrder {
     void *out;
     Output<1> output;
     Broadcast<u8> zero_point;
@@ -511,6 +556,14 @@ template <int low, int high> struct Integers {
     __device__ void advance() {
         output.advance();
         zero_point.advance();
+    }
+    __device__ void set_skip(u64 elements) {
+        output.set_skip(elements);
+        zero_point.set_skip(elements);
+    }
+    __device__ void skip() {
+        output.skip();
+        zero_point.skip();
     }
     typedef u8 Numbers;
     __device__ Numbers fetch() { return zero_point.fetch(); }
@@ -579,7 +632,7 @@ struct BFloat16 {
 };
 
 // (float(symbol) - float(zero point)) * scale in float32, rounded once more to the type.
-template <class Type> struct Weights {
+template <class Type> struct Weights : InOrder {
     void *out;
     Output<Type::size> output;
     Broadcast<float> scale;
@@ -596,6 +649,16 @@ template <class Type> struct Weights {
         output.advance();
         scale.advance();
         zero_point.advance();
+    }
+    __device__ void set_skip(u64 elements) {
+        output.set_skip(elements);
+        scale.set_skip(elements);
+        zero_point.set_skip(elements);
+    }
+    __device__ void skip() {
+        output.skip();
+        scale.skip();
+        zero_point.skip();
     }
     // 2**23 + x for a byte x: the byte put into the lowest bits of the number's mantissa. Differences are exact.
     static __device__ float lifted(u32 bytes, u32 place) {
@@ -628,6 +691,63 @@ template <class Type> struct Weights {
         output.template write<n, whole>(words, left);
     }
     __device__ u32 status() const { return 0; }
+};
+
+// How mode partial cuts elements. The stream also holds those behind the last whole block.
+struct Cut {
+    u32 raw_run, coded_run;  // of each block: first the ones, then the others
+    u32 blocks;              // whole ones
+    __device__ Cut(u32 chunk, u32 per_block, u32 coded_chunks, u64 count, bool packed) {
+        const u32 each = packed ? 2 : 1, block = chunk * per_block * each;
+        coded_run = chunk * coded_chunks * each;
+        raw_run = block - coded_run;
+        blocks = (u32)(packed ? count + 1 : count) / block;
+    }
+    __device__ u32 raw_count() const { return blocks * raw_run; }
+};
+
+// Puts the elements of the stream, or those that are raw, where they belong in a tensor that is cut. A group never
+// lies in two runs.
+template <class Sink, bool coded> struct Placed {
+    Sink sink;
+    const Cut cut;
+    static const bool in_order = false;
+    u32 place, place_step;  // in the run that the group lies in, of whole blocks; 0 and 0 behind them
+    u32 until_turn;         // groups until the first one behind the whole blocks
+    u64 turning, step;      // its index in the stream, and how far groups are from each other there
+    __device__ Placed(const Parameters &p, const Cut &cut) : sink(p), cut(cut) {}
+    __device__ u32 run() const { return coded ? cut.coded_run : cut.raw_run; }
+    __device__ void seek(u64 i, u64 stride) {
+        const u64 count = (u64)cut.blocks * run(), length = (u64)cut.raw_run + cut.coded_run;
+        const u64 block = divide(i, run()), steps = divide(stride, run());
+        place = place_step = 0;
+        step = stride;
+        until_turn = i < count ? (u32)divide(count - i + stride - 1, stride) : ~0u;
+        turning = i + until_turn * stride;
+        if (i >= count) return sink.seek(i - count + cut.blocks * length, stride);
+        place = (u32)(i - block * run());
+        place_step = (u32)(stride - steps * run());
+        sink.seek(block * length + (coded ? cut.raw_run : 0) + place, steps * length + place_step);
+        sink.set_skip(coded ? cut.raw_run : cut.coded_run);
+    }
+    __device__ u32 turn() const { return until_turn; }
+    __device__ void count_down(u32 groups) {
+        if (until_turn != ~0u) until_turn -= groups;
+    }
+    __device__ void seek_turn() { seek(turning, step); }
+    __device__ void advance() {
+        sink.advance();
+        place += place_step;
+        if (place < run()) return;
+        place -= run();
+        sink.skip();
+    }
+    struct Numbers {};
+    __device__ Numbers fetch() { return {}; }
+    template <u32 n, bool whole> __device__ void write(const u32 (&symbols)[n / 4], Numbers, u32 left) {
+        sink.template write<n, whole>(symbols, sink.fetch(), left);
+    }
+    __device__ u32 status() const { return sink.status(); }
 };
 
 // Four bytes of two symbols each as eight bytes, the low half first.
@@ -792,9 +912,20 @@ static __device__ void decode_groups(Lane<Source> &lane, Sink &sink) {
 // All units of a lane; of the symbols in its last group, `left` or fewer are the tensor's.
 template <bool packed, class Source, class Sink>
 static __device__ bool decode_lane(Lane<Source> lane, u32 groups, u64 left, Sink &sink) {
-    for (; groups > Source::batch; groups -= Source::batch) decode_groups<packed, Source::batch>(lane, sink);
+    // The lanes of a warp go on together: to where the first of them turns.
 #pragma unroll 1
-    for (; groups > 1; --groups) decode_groups<packed, 1>(lane, sink);
+    for (u32 rest = groups - 1;;) {
+        const u32 turn = Sink::in_order ? ~0u : least_of_lanes(sink.turn());
+        u32 now = min(turn, rest);
+        const bool turns = turn <= rest;
+        rest -= now;
+        sink.count_down(now);
+        for (; now >= Source::batch; now -= Source::batch) decode_groups<packed, Source::batch>(lane, sink);
+#pragma unroll 1
+        for (; now; --now) decode_groups<packed, 1>(lane, sink);
+        if (!turns) break;
+        if (sink.turn() == 0) sink.seek_turn();
+    }
     u32 leaders, units = lane.four_units(true, leaders);
     lane.resolve_all(units, leaders);
     put<packed, false>(sink, units, sink.fetch(), left);
@@ -827,9 +958,10 @@ static __device__ void fill_stage(u32 *stage, const Words &words, i64 first, u32
     }
 }
 
+// All of a stream, of which `count` symbols are the tensor's.
 template <bool packed, class Sink>
 static __device__ void decode(const Words words, u32 lane_count, u32 table_log, const u32 *model_words,
-                              const u8 *classes, const u64 *positions, u32 stage_words, const Parameters parameters,
+                              const u8 *classes, const u64 *positions, u32 stage_words, Sink &sink, u64 count,
                               u32 *status) {
     const u32 warps = blockDim.x / TILE, warp = threadIdx.x / TILE, tiles = (lane_count - 1) / TILE + 1;
     const u32 table_words = 1u << table_log;
@@ -840,7 +972,6 @@ static __device__ void decode(const Words words, u32 lane_count, u32 table_log, 
     const u32 stage_address = address_of(stage);
     const bool damaged = any_lane(*status);  // lanes of a warp go on together or not at all
     bool waiting = true;  // for the table
-    Sink sink(parameters);
     u32 found = 0;
     for (u64 tile = (u64)warp * gridDim.x + blockIdx.x; waiting || tile < tiles; tile += (u64)warps * gridDim.x) {
         const u64 first_lane = min(tile * TILE, (u64)lane_count), last_lane = min(first_lane + TILE, (u64)lane_count);
@@ -856,9 +987,9 @@ static __device__ void decode(const Words words, u32 lane_count, u32 table_log, 
         if (staged && tile < tiles) fill_stage(stage, words, first, (u32)span);
         // Divisions, while words are on their way.
         const u64 stride = (u64)(packed ? 2 * GROUP : GROUP) * lane_count;  // symbols from a lane's group to the next
-        const u32 groups = (u32)divide(parameters.count + stride - 1, stride);
+        const u32 groups = (u32)divide(count + stride - 1, stride);
         const u64 i = (packed ? 2 * GROUP : GROUP) * k, last = i + (groups - 1) * stride;
-        const u64 left = last < parameters.count ? parameters.count - last : 0;
+        const u64 left = last < count ? count - last : 0;
         sink.seek(i, stride);
         wait_for_copies();
         if (waiting)
@@ -919,6 +1050,40 @@ struct Units {
     }
 };
 
+// The raw units of a tensor that is cut, by the threads of a block from `first` on: some groups at once, so that their
+// loads run beside each other.
+template <bool packed, class Sink>
+static __device__ void write_raw(const u8 *raw, Placed<Sink, false> &sink, u32 first) {
+    const u32 each = packed ? 2 : 1, most = 4, threads = blockDim.x - first;
+    const u64 count = sink.cut.raw_count(), stride = (u64)each * GROUP * threads * gridDim.x;
+    u64 i = (u64)each * GROUP * (blockIdx.x * threads + threadIdx.x - first);
+    if (i >= count) return;
+    sink.seek(i, stride);
+    while (i < count) {
+        u32 units[most];
+#pragma unroll
+        for (u32 j = 0; j < most; ++j) {
+            const u8 *from = raw + (i + j * stride) / each;
+            if (i + j * stride >= count) continue;
+            if ((u64)raw % 4 == 0)
+                units[j] = *(const u32 *)from;
+            else
+                units[j] = from[0] | from[1] << 8 | from[2] << 16 | (u32)from[3] << 24;
+        }
+#pragma unroll
+        for (u32 j = 0; j < most && i < count; ++j, i += stride) {
+            put<packed, true>(sink, units[j], sink.fetch(), 8);
+            sink.advance();
+        }
+    }
+}
+
+// The first thread of a block that has no lane, 0 if all have one.
+static __device__ u32 first_idle(u32 lane_count) {
+    const u32 tiles = (lane_count - 1) / TILE + 1, warps = (tiles - 1) / gridDim.x + 1;
+    return TILE * warps < blockDim.x ? TILE * warps : 0;
+}
+
 template <bool packed, class Sink>
 static __device__ void write_units(Units units, u64 count, const Parameters &parameters, u32 *status) {
     Sink sink(parameters);
@@ -957,12 +1122,28 @@ static __device__ void values(const u8 *raw, const u8 *coded, u32 chunk, u32 per
         u32 zero_point_inner, u32 zero_point_count, u32 *status
 #define PARAMETERS {out, count, scale, scale_inner, scale_count, zero_point, zero_point_inner, zero_point_count}
 
+#define STREAM_ARGUMENTS                                                                                               \
+    const u32 *words, u64 word_count, u32 lane_count, u32 table_log, const u32 *model, const u8 *classes,              \
+        const u64 *positions, u32 stage_words
 #define DECODE(name, packed, ...)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(1024, 1) name(STREAM_ARGUMENTS, OUTPUT) {                             \
+        __VA_ARGS__ sink(Parameters PARAMETERS);                                                                       \
+        decode<packed>(Words{words, word_count}, lane_count, table_log, model, classes, positions, stage_words, sink,  \
+                       count, status);                                                                                 \
+    }
+#define PARTIAL(name, packed, ...)                                                                                     \
     extern "C" __global__ void __launch_bounds__(1024, 1)                                                              \
-    name(const u32 *words, u64 word_count, u32 lane_count, u32 table_log, const u32 *model, const u8 *classes,         \
-         const u64 *positions, u32 stage_words, OUTPUT) {                                                              \
-        decode<packed, __VA_ARGS__>(Words{words, word_count}, lane_count, table_log, model, classes, positions,        \
-                                    stage_words, Parameters PARAMETERS, status);                                       \
+    name(STREAM_ARGUMENTS, const u8 *raw, u32 chunk, u32 per_block, u32 coded_chunks, OUTPUT) {                        \
+        const Parameters parameters = PARAMETERS;                                                                      \
+        const Cut cut(chunk, per_block, coded_chunks, count, packed);                                                  \
+        Placed<__VA_ARGS__, true> sink(parameters, cut);                                                               \
+        const u32 first = first_idle(lane_count);                                                                      \
+        decode<packed>(Words{words, word_count}, lane_count, table_log, model, classes, positions, stage_words, sink,  \
+                       count - cut.raw_count(), status);                                                               \
+        if (threadIdx.x < first || *(volatile u32 *)status) return;                                                    \
+        Placed<__VA_ARGS__, false> rest(parameters, cut);                                                              \
+        write_raw<packed>(raw, rest, first);                                                                           \
+        if (rest.status()) atomicOr(status, rest.status());                                                            \
     }
 #define VALUES(name, ...)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256)                                                                  \
@@ -970,14 +1151,24 @@ static __device__ void values(const u8 *raw, const u8 *coded, u32 chunk, u32 per
         values<__VA_ARGS__>(raw, coded, chunk, per_block, coded_chunks, packed, repeat, Parameters PARAMETERS,         \
                             status);                                                                                   \
     }
-#define KERNELS(type, ...)                                                                                             \
+#define WHOLE_KERNELS(type, ...)                                                                                       \
     DECODE(tans_decode_##type, false, __VA_ARGS__)                                                                     \
     DECODE(tans_decode_##type##_packed, true, __VA_ARGS__)                                                             \
     VALUES(tans_values_##type, __VA_ARGS__)
+#define PARTIAL_KERNELS(type, ...)                                                                                     \
+    PARTIAL(tans_partial_##type, false, __VA_ARGS__)                                                                   \
+    PARTIAL(tans_partial_##type##_packed, true, __VA_ARGS__)
 
 #if defined(TANS_ONLY_symbols) || defined(TANS_ONLY_int8) || defined(TANS_ONLY_uint8) || defined(TANS_ONLY_int4) || \
     defined(TANS_ONLY_uint4) || defined(TANS_ONLY_float32) || defined(TANS_ONLY_float16) || defined(TANS_ONLY_bfloat16)
 #define TANS_ONLY
+#endif
+#ifndef TANS_ONLY
+#define KERNELS(type, ...) WHOLE_KERNELS(type, __VA_ARGS__) PARTIAL_KERNELS(type, __VA_ARGS__)
+#elif defined(TANS_PARTIAL)
+#define KERNELS PARTIAL_KERNELS
+#else
+#define KERNELS WHOLE_KERNELS
 #endif
 #if !defined(TANS_ONLY) || defined(TANS_ONLY_symbols)
 KERNELS(symbols, Symbols)

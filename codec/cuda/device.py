@@ -49,7 +49,7 @@ class CupyDevice:
         attributes = cupy.cuda.Device(index).attributes
         self.multiprocessors = int(attributes["MultiProcessorCount"])
         self.shared_bytes = int(attributes["MaxSharedMemoryPerBlockOptin"])
-        self.modules: dict[str, Any] = {}
+        self.modules: dict[tuple[str, ...], Any] = {}
         self.kernels: dict[str, Any] = {}
 
     def array(self, host: npt.NDArray[Any]) -> Any:
@@ -85,11 +85,24 @@ class CupyDevice:
 
     def module(self, kernel: str) -> Any:
         """The compiled text with a kernel; each type of element is compiled by itself, when it is needed first."""
-        kind = kernel.split("_")[2] if kernel.startswith(("tans_decode_", "tans_values_")) else "symbols"
-        if kind not in self.modules:
-            text, options = KERNELS.read_text(encoding="utf-8"), ("--std=c++17", f"-DTANS_ONLY_{kind}")
-            self.modules[kind] = self.cupy.RawModule(code=text, options=options)
-        return self.modules[kind]
+        options = kernel_options(kernel)
+        if options not in self.modules:
+            text = KERNELS.read_text(encoding="utf-8")
+            self.modules[options] = self.cupy.RawModule(code=text, options=("--std=c++17", *options))
+        return self.modules[options]
+
+
+def kernel_options(kernel: str) -> tuple[str, ...]:
+    """Options that leave out of the text what a kernel does not need.
+
+    Examples
+    --------
+    >>> kernel_options("tans_model"), kernel_options("tans_partial_float16_packed")
+    (('-DTANS_ONLY_symbols',), ('-DTANS_ONLY_float16', '-DTANS_PARTIAL'))
+    """
+    typed = kernel.startswith(("tans_decode_", "tans_values_", "tans_partial_"))
+    only = f"-DTANS_ONLY_{kernel.split('_')[2] if typed else 'symbols'}"
+    return (only, "-DTANS_PARTIAL") if kernel.startswith("tans_partial_") else (only,)
 
 
 def current_device() -> Device:

@@ -4,7 +4,9 @@
 
 #include "kernel.h"
 
-enum { TASK_UNITS = 1 << 16 }; /* fewer are not worth a task */
+enum { TASK_UNITS = 1 << 16 };   /* fewer are not worth a task */
+enum { FETCHED_BYTES = 1 << 17 }; /* of a tile's bits: more would push each other out */
+enum { CACHED_BYTES = 1 << 24 }; /* a smaller weight may still be in a cache when it is read */
 
 typedef struct {
     Job job;
@@ -17,7 +19,16 @@ typedef struct {
  * What tasks do, for the things from `first` to `last` - 1
  */
 
+/* All of it at once: the loads of a decoder wait for each other. Inlined always, as in tile.h. */
+__attribute__((always_inline)) static inline void fetch(const void *data, uint64_t bytes) {
+    for (uint64_t at = 0; at < bytes; at += LINE) __builtin_prefetch((const uint8_t *)data + at, 0, 2);
+}
+
 static bool decode_tiles(const Work *work, uint64_t first, uint64_t last) {
+    const Job *job = &work->job;
+    uint64_t begin = job->tiles->begin[first] / 8, end = job->tiles->begin[first + 1] / 8;
+    fetch(job->model->table, sizeof *job->model->table << job->call->stream.table_log);
+    fetch(job->call->stream.words + begin, least(end - begin, FETCHED_BYTES)); /* later tiles: see decode_lanes */
     for (uint64_t tile = first; tile < last; tile++) {
         if (!work->decoder->decode_tile(&work->job, tile)) return false;
     }
@@ -63,6 +74,7 @@ static void run_task(void *data, size_t index) {
     Work *work = task->work;
     uint64_t first = index * work->each;
     if (!task->todo(work, first, least(first + work->each, work->total))) atomic_store(&work->is_damaged, true);
+    work->decoder->settle();
 }
 
 /* All things from 0 to `total` - 1, each of so many units. */
@@ -112,7 +124,8 @@ static OrtStatus *run_work(const Kernel *kernel, OrtKernelContext *context, Work
 
 static OrtStatus *decode(const Kernel *kernel, OrtKernelContext *context, const Call *call, const Model *model,
                          const Tiles *tiles) {
-    Work work = {.job = {call, model, tiles, NULL}, .decoder = choose_decoder()};
+    bool past_caches = call->function->is_weight && call->count >= CACHED_BYTES / (call->type == TYPE_FLOAT ? 4 : 2);
+    Work work = {.job = {call, model, tiles, NULL, past_caches}, .decoder = choose_decoder()};
     OrtStatus *status = new_output(kernel, context, call, &work.job.out);
     if (status || call->count == 0) return status;
     if (call->type == TYPE_INT4 || call->type == TYPE_UINT4) { /* the half byte that may be left over */

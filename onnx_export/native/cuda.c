@@ -5,6 +5,7 @@
  * lanes by a first decoding on the device, whose status is read. What was right then stays right, so that a run only
  * launches: it waits for nothing and allocates nothing, and may be captured in a CUDA graph.
  */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "gpu.h"
@@ -12,7 +13,7 @@
 
 enum {
     MODEL_BYTES = 4 * 4352, SCAN_LANES = 4096, SCAN_THREADS = 1024, WARP = 32, MAX_WARPS = 32, FEW_WARPS = 8,
-    STAGE_SLACK = 16, CLASS_WORDS = 256, VALUE_THREADS = 256, VALUE_BLOCKS = 8 /* for each multiprocessor */
+    STAGE_SLACK = 16, CLASS_WORDS = 256, RAW_WARPS = 16, VALUE_THREADS = 256, VALUE_BLOCKS = 8 /* for each multiprocessor */
 };
 
 /* A scale or zero point as kernels read it: element i has data[i / inner % count]. */
@@ -75,9 +76,8 @@ static Failure check_size(const Call *call) {
 static Failure check_copies(const Kernel *kernel, const Tensor copies[ROLES], Call *call, int *only_symbol) {
     Model model;
     Tiles tiles;
-    Failure failure = check_stored(kernel, copies);
     *only_symbol = -1;
-    if (!failure) failure = read_call(kernel->function, copies, kernel->type, call);
+    Failure failure = read_call(kernel->function, copies, kernel->type, call);
     if (!failure) failure = check_size(call);
     if (failure || call->stream.lane_count == 0) return failure;
     failure = make_model(&call->stream, &model);
@@ -135,19 +135,32 @@ static Failure spread_on_device(const Broadcast *broadcast, const void *data, si
  * Launches
  */
 
-static const char *type_name(int type) {
+static int module_of(int type) {
     switch (type) {
-    case TYPE_FLOAT: return "float32";
-    case TYPE_FLOAT16: return "float16";
-    case TYPE_BFLOAT16: return "bfloat16";
-    case TYPE_INT8: return "int8";
-    case TYPE_UINT8: return "uint8";
-    case TYPE_INT4: return "int4";
-    default: return "uint4";
+    case TYPE_FLOAT: return OF_FLOAT32;
+    case TYPE_FLOAT16: return OF_FLOAT16;
+    case TYPE_BFLOAT16: return OF_BFLOAT16;
+    case TYPE_INT8: return OF_INT8;
+    case TYPE_UINT8: return OF_UINT8;
+    case TYPE_INT4: return OF_INT4;
+    default: return OF_UINT4;
     }
 }
 
+static const char *const NAMES[] = {"symbols", "int8", "uint8", "int4", "uint4", "float32", "float16", "bfloat16"};
+
 static bool is_repeated(const Device *device) { return device->call.function->mode == CONSTANT || device->only; }
+
+/* Whether one launch does mode partial: no group lies in two chunks, and 32 bits count elements. */
+static bool is_placed(const Device *device) {
+    const Call *call = &device->call;
+    return call->function->mode == PARTIAL && call->chunks.chunk % GROUP == 0 && call->count < (uint64_t)1 << 31;
+}
+
+static uint64_t element_bytes(int type) {
+    if (type == TYPE_FLOAT) return 4;
+    return type == TYPE_FLOAT16 || type == TYPE_BFLOAT16 ? 2 : 1;
+}
 
 static bool has_halves(const Device *device) {
     return device->call.type == TYPE_INT4 || device->call.type == TYPE_UINT4;
@@ -180,30 +193,51 @@ static Failure launch_model(Device *device, const void *counts, void *queue) {
     uint32_t class_bytes = (uint32_t)stream->class_bytes, lanes = (uint32_t)stream->lane_count;
     uint32_t base = (uint32_t)stream->length_base, width = stream->length_width;
     uint64_t words = stream->word_bytes / 4;
-    const char *type = type_name(device->call.type);
+    int module = module_of(device->call.type) + (is_placed(device) ? OF_PARTIAL : 0);
     Grid one = {1, SCAN_THREADS, 0}, scan = {ceil_div(lanes, SCAN_LANES), SCAN_THREADS, 0};
     void *of_model[] = {&counts, &size, &alphabet, &log, (void *)&stream->classes, &class_bytes, &device->model,
                         &device->status};
     void *of_positions[] = {(void *)&stream->words, &words, &lanes, &log, &base, &width, &device->block_bits,
                             &device->positions, &device->status};
-    Failure failure = launch(device->gpu, type, "tans_model", one, queue, of_model);
-    if (!failure) failure = launch(device->gpu, type, "tans_lane_bits", scan, queue, of_positions);
-    return failure ? failure : launch(device->gpu, type, "tans_positions", scan, queue, of_positions);
+    Failure failure = launch(device->gpu, module, "tans_model", one, queue, of_model);
+    if (!failure) failure = launch(device->gpu, module, "tans_lane_bits", scan, queue, of_positions);
+    return failure ? failure : launch(device->gpu, module, "tans_positions", scan, queue, of_positions);
 }
 
-static Failure launch_decode(Device *device, const char *type, bool packed, DevicePointer out, uint64_t count,
-                             void *queue) {
+static Failure launch_decode(Device *device, int module, bool packed, DevicePointer out, uint64_t count, void *queue) {
     const Stream *stream = &device->call.stream;
     uint64_t words = stream->word_bytes / 4;
     uint32_t lanes = (uint32_t)stream->lane_count, log = stream->table_log;
     Spread *scale = &device->scale, *zero = &device->zero_point;
-    char name[64] = "tans_decode_";
-    strcat(name, type);
-    if (packed) strcat(name, "_packed");
+    char name[64];
+    snprintf(name, sizeof name, "tans_decode_%s%s", NAMES[module], packed ? "_packed" : "");
     void *arguments[] = {(void *)&stream->words, &words, &lanes, &log, &device->model, (void *)&stream->classes,
                          &device->positions, &device->stage_words, &out, &count, &scale->data, &scale->inner,
                          &scale->count, &zero->data, &zero->inner, &zero->count, &device->status};
-    return launch(device->gpu, type, name, device->grid, queue, arguments);
+    return launch(device->gpu, module, name, device->grid, queue, arguments);
+}
+
+/* Mode partial in one launch: warps without a tile write what is raw. */
+static Failure launch_partial(Device *device, DevicePointer out, void *queue) {
+    const Call *call = &device->call;
+    const Stream *stream = &call->stream;
+    uint64_t words = stream->word_bytes / 4, count = call->count;
+    uint32_t lanes = (uint32_t)stream->lane_count, log = stream->table_log, chunk = (uint32_t)call->chunks.chunk;
+    uint32_t per_block = (uint32_t)call->chunks.per_block, coded = (uint32_t)call->chunks.coded;
+    Spread *scale = &device->scale, *zero = &device->zero_point;
+    Grid grid = device->grid;
+    int module = module_of(call->type);
+    char name[64];
+    snprintf(name, sizeof name, "tans_partial_%s%s", NAMES[module], call->function->packed ? "_packed" : "");
+    if (grid.blocks * (grid.threads / WARP) >= ceil_div(lanes, WARP)) {
+        grid.blocks = device->gpu->multiprocessors;
+        grid.threads = (unsigned)(WARP * least(MAX_WARPS, ceil_div(ceil_div(lanes, WARP), grid.blocks) + RAW_WARPS));
+    }
+    void *arguments[] = {(void *)&stream->words, &words, &lanes, &log, &device->model, (void *)&stream->classes,
+                         &device->positions, &device->stage_words, (void *)&call->raw, &chunk, &per_block, &coded,
+                         &out, &count, &scale->data, &scale->inner, &scale->count, &zero->data, &zero->inner,
+                         &zero->count, &device->status};
+    return launch(device->gpu, module + OF_PARTIAL, name, grid, queue, arguments);
 }
 
 static Failure launch_values(Device *device, DevicePointer coded, DevicePointer out, void *queue) {
@@ -217,22 +251,24 @@ static Failure launch_values(Device *device, DevicePointer coded, DevicePointer 
     uint32_t repeated = is_repeated(device);
     uint64_t count = call->count;
     Spread *scale = &device->scale, *zero = &device->zero_point;
-    char name[64] = "tans_values_";
-    strcat(name, type_name(call->type));
+    int module = module_of(call->type);
+    char name[64];
+    snprintf(name, sizeof name, "tans_values_%s", NAMES[module]);
     void *arguments[] = {&raw, &coded, &chunk, &per_block, &coded_chunks, &packed, &repeated, &out, &count,
                          &scale->data, &scale->inner, &scale->count, &zero->data, &zero->inner, &zero->count,
                          &device->status};
-    return launch(device->gpu, type_name(call->type), name, grid, queue, arguments);
+    return launch(device->gpu, module, name, grid, queue, arguments);
 }
 
 static Failure launch_elements(Device *device, DevicePointer out, void *queue) {
     const Call *call = &device->call;
     Mode mode = is_repeated(device) ? CONSTANT : call->function->mode;
     if (mode == CODED) {
-        return launch_decode(device, type_name(call->type), call->function->packed, out, call->count, queue);
+        return launch_decode(device, module_of(call->type), call->function->packed, out, call->count, queue);
     }
+    if (is_placed(device)) return launch_partial(device, out, queue);
     if (mode == PARTIAL) {
-        Failure failure = launch_decode(device, "symbols", false, device->units, call->stream.symbol_count, queue);
+        Failure failure = launch_decode(device, OF_SYMBOLS, false, device->units, call->stream.symbol_count, queue);
         return failure ? failure : launch_values(device, device->units, out, queue);
     }
     return launch_values(device, 0, out, queue);
@@ -246,7 +282,7 @@ static Failure launch_call(Device *device, DevicePointer out, void *queue) {
     Grid grid = {least((uint64_t)VALUE_BLOCKS * device->gpu->multiprocessors, ceil_div(count, 2 * VALUE_THREADS)),
                  VALUE_THREADS, 0};
     void *arguments[] = {&device->elements, &out, &count};
-    return launch(device->gpu, type_name(device->call.type), "tansor_halves", grid, queue, arguments);
+    return launch(device->gpu, module_of(device->call.type), "tansor_halves", grid, queue, arguments);
 }
 
 /* ---------------------------------------------------------------------------------------------------------------
@@ -269,7 +305,9 @@ static Failure allocate_stream(Device *device) {
     Failure failure = allocate(MODEL_BYTES, &device->model);
     if (!failure) failure = allocate(8 * ceil_div(stream->lane_count, SCAN_LANES), &device->block_bits);
     if (!failure) failure = allocate(8 * (stream->lane_count + 1), &device->positions);
-    if (!failure && device->call.function->mode == PARTIAL) failure = allocate(stream->symbol_count, &device->units);
+    if (!failure && device->call.function->mode == PARTIAL && !is_placed(device)) {
+        failure = allocate(stream->symbol_count, &device->units);
+    }
     return failure;
 }
 
@@ -330,6 +368,7 @@ static Failure make_device(const Kernel *kernel, const Tensor inputs[ROLES], Dev
     if (failure) return failure;
     memset(copies, 0, sizeof copies);
     failure = copy_inputs(kernel, inputs, copies);
+    if (!failure) failure = check_stored(kernel, copies);
     if (!failure) failure = check_copies(kernel, copies, &device->call, &only_symbol);
     if (!failure && device->call.count) failure = start(device, inputs, only_symbol);
     free_copies(kernel, copies);
@@ -342,7 +381,7 @@ static Failure try_decoding(Device *device) {
     DevicePointer out = 0;
     Failure failure = enter(device->gpu);
     if (failure) return failure;
-    failure = allocate(device->call.count * (device->call.type == TYPE_FLOAT ? 4 : 2), &out);
+    failure = allocate(device->call.count * element_bytes(device->call.type), &out);
     if (!failure) failure = launch_call(device, out, NULL);
     if (!failure) failure = read_status(device);
     release(out);
@@ -433,4 +472,94 @@ void destroy_cuda_kernel(void *data) {
     Kernel *kernel = data;
     free_device(kernel->device);
     free(kernel);
+}
+
+/* ---------------------------------------------------------------------------------------------------------------
+ * Without a session: for a loader that decodes weights once, into memory of its own
+ */
+
+#if defined(__GNUC__)
+#define EXPORTED __attribute__((visibility("default")))
+#else
+#define EXPORTED
+#endif
+
+enum { ALIGNMENT = 256 };
+
+/* Memory on a device, 0 bytes of it none. */
+EXPORTED Failure tansor_cuda_allocate(int ordinal, uint64_t bytes, DevicePointer *memory) {
+    Gpu *gpu = NULL;
+    *memory = 0;
+    Failure failure = number_gpu(ordinal, &gpu);
+    if (!failure) failure = enter(gpu);
+    if (failure) return failure;
+    failure = allocate(bytes, memory);
+    leave();
+    return failure;
+}
+
+/* DLPack wants a deleter; whoever has made an array gives its memory back himself. */
+EXPORTED void tansor_keep(void *array) { (void)array; }
+
+EXPORTED void tansor_cuda_release(int ordinal, DevicePointer memory) {
+    Gpu *gpu = NULL;
+    if (number_gpu(ordinal, &gpu) || enter(gpu)) return;
+    release(memory);
+    leave();
+}
+
+/* Copies of the inputs in one piece of the device's memory; 64-bit integers stay where they are. */
+static Failure upload(const Kernel *kernel, const Tensor host[ROLES], Tensor inputs[ROLES], DevicePointer *memory) {
+    uint64_t bytes = 0;
+    memcpy(inputs, host, ROLES * sizeof *inputs);
+    for (size_t i = 0; i < kernel->function->input_count; i++) {
+        bytes += ceil_div(host[kernel->function->inputs[i]].bytes, ALIGNMENT) * ALIGNMENT;
+    }
+    Failure failure = allocate(bytes, memory);
+    DevicePointer at = *memory;
+    for (size_t i = 0; i < kernel->function->input_count && !failure; i++) {
+        Tensor *input = &inputs[kernel->function->inputs[i]];
+        if (input->type == TYPE_INT64) continue;
+        failure = to_device(at, input->data, input->bytes);
+        input->data = (const void *)(uintptr_t)at;
+        at += ceil_div(input->bytes, ALIGNMENT) * ALIGNMENT;
+    }
+    return failure;
+}
+
+static Failure decode_once(Device *device, const Kernel *kernel, const Tensor host[ROLES], DevicePointer out,
+                           uint64_t bytes) {
+    Tensor inputs[ROLES];
+    DevicePointer memory = 0;
+    int only_symbol = -1;
+    Failure failure = check_copies(kernel, host, &device->call, &only_symbol);
+    if (failure || device->call.count == 0) return failure;
+    if (has_halves(device) || device->call.count > bytes / element_bytes(device->call.type)) return "Corrupt: the result is larger than its place";
+    failure = upload(kernel, host, inputs, &memory);
+    if (!failure) failure = start(device, inputs, only_symbol);
+    if (!failure) failure = launch_call(device, out, NULL);
+    if (!failure) failure = read_status(device);
+    release(memory);
+    return failure;
+}
+
+/* Decodes a call whose inputs, in the order of its function, lie in the processor's memory, into `bytes` of the
+ * device's. All is checked but stored_crc and symbols_crc; nothing is kept. Not for integers of four bits. */
+EXPORTED Failure tansor_cuda_decode(int ordinal, const char *name, int64_t type, const Tensor *given, size_t count,
+                                    DevicePointer out, uint64_t bytes) {
+    Tensor inputs[ROLES];
+    Kernel kernel = {.function = find_function(name), .type = type};
+    if (!kernel.function || kernel.function->input_count != count) return "Corrupt: no function takes these inputs";
+    memset(inputs, 0, sizeof inputs);
+    for (size_t i = 0; i < count; i++) inputs[kernel.function->inputs[i]] = given[i];
+    Device *device = calloc(1, sizeof *device);
+    if (!device) return "LimitExceeded: not enough memory";
+    Failure failure = number_gpu(ordinal, &device->gpu);
+    if (!failure) failure = enter(device->gpu);
+    if (!failure) {
+        failure = decode_once(device, &kernel, inputs, out, bytes);
+        leave();
+    }
+    free_device(device);
+    return failure;
 }

@@ -18,9 +18,17 @@ static inline void to_halves(const float *values, uint32_t count, uint16_t *halv
     for (; i < count; i++) halves[i] = _cvtss_sh(values[i], 0);
 }
 
+#define TANSOR_LINES
+static inline void write_line(uint8_t *out, const uint8_t *line) {
+    const __m256i *from = (const __m256i *)line;
+    _mm256_stream_si256((__m256i *)out, _mm256_loadu_si256(from));
+    _mm256_stream_si256((__m256i *)out + 1, _mm256_loadu_si256(from + 1));
+}
+static void settle(void) { _mm_sfence(); }
+
 #include "tile.h"
 
-enum { WIDE = 8, PARTS = LANES / WIDE };
+enum { WIDE = 8 };
 
 /* From bit `position` on, at least 57 bits of each lane, or what is left: the low and the high 32. */
 static inline void load_windows(const Steps *steps, __m256i position, __m256i *low, __m256i *high) {
@@ -68,16 +76,16 @@ static uint32_t step_part(const Steps *steps, uint32_t *states, uint32_t *positi
     return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_slli_epi32(leaders, 24)));
 }
 
-static uint64_t step_group(const Steps *steps, Lanes *lanes, uint32_t keep, uint8_t row[ROW]) {
-    uint64_t met = 0;
-    for (int part = 0; part < PARTS; part++) { /* parts do not wait for each other: the processor overlaps them */
-        uint32_t *states = lanes->state + WIDE * part, *positions = lanes->position + WIDE * part;
-        met |= (uint64_t)step_part(steps, states, positions, keep, row + GROUP * WIDE * part) << (WIDE * part);
+static Mask step_group(const Steps *steps, Lanes *lanes, unsigned count, uint32_t keep, uint8_t row[ROW]) {
+    Mask met = {{0}};
+    for (unsigned lane = 0; lane < count; lane += WIDE) { /* parts do not wait for each other: the processor overlaps them */
+        uint64_t part = step_part(steps, lanes->state + lane, lanes->position + lane, keep, row + GROUP * lane);
+        met.half[lane / 64] |= part << lane % 64;
     }
     return met;
 }
 
-const Decoder avx2_decoder = {"avx2", decode_tile, write_placed, write_coded};
+const Decoder avx2_decoder = {"avx2", decode_tile, write_placed, write_coded, settle};
 
 #if defined(__clang__)
 #pragma clang attribute pop

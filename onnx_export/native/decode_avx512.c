@@ -1,4 +1,4 @@
-/* The decoder on AVX-512: 16 lanes to a register, four registers side by side to hide what a gather takes. */
+/* The decoder on AVX-512: 16 lanes to a register, eight registers side by side to hide how long a gather takes. */
 #if defined(__x86_64__)
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,bmi2,f16c"))),           \
@@ -19,9 +19,15 @@ static inline void to_halves(const float *values, uint32_t count, uint16_t *halv
     for (; i < count; i++) halves[i] = _cvtss_sh(values[i], 0);
 }
 
+#define TANSOR_LINES
+static inline void write_line(uint8_t *out, const uint8_t *line) {
+    _mm512_stream_si512((__m512i *)out, _mm512_loadu_si512(line));
+}
+static void settle(void) { _mm_sfence(); }
+
 #include "tile.h"
 
-enum { WIDE = 16, PARTS = LANES / WIDE };
+enum { WIDE = 16, HALF = LANES / WIDE / 2 };
 
 /* From bit `position` on, at least 57 bits of each lane, or what is left: the low and the high 32. */
 static inline void load_windows(const Steps *steps, __m512i position, __m512i *low, __m512i *high) {
@@ -36,43 +42,55 @@ static inline void load_windows(const Steps *steps, __m512i position, __m512i *l
     *high = _mm512_permutex2var_epi32(a, _mm512_or_si512(even, _mm512_set1_epi32(1)), b);
 }
 
-static uint64_t step_group(const Steps *steps, Lanes *lanes, uint32_t keep, uint8_t row[ROW]) {
-    const __m512i zero = _mm512_setzero_si512();
-    __m512i state[PARTS], low[PARTS], high[PARTS], word[PARTS], used[PARTS], units[PARTS], leaders[PARTS];
-    for (int part = 0; part < PARTS; part++) {
+/* All lanes, or the first half of them. */
+__attribute__((always_inline)) static inline Mask step_parts(const Steps *steps, Lanes *lanes, const int parts,
+                                                             uint32_t keep, uint8_t row[ROW]) {
+    const __m512i zero = _mm512_setzero_si512(), kept = _mm512_set1_epi32((int)keep);
+    __m512i state[2 * HALF], low[2 * HALF], high[2 * HALF], word[2 * HALF], used[2 * HALF], units[2 * HALF];
+    __m512i leaders[2 * HALF];
+#pragma GCC unroll 8
+    for (int part = 0; part < parts; part++) {
         state[part] = _mm512_load_si512(lanes->state + WIDE * part);
         load_windows(steps, _mm512_load_si512(lanes->position + WIDE * part), &low[part], &high[part]);
         word[part] = low[part];
         used[part] = units[part] = leaders[part] = zero;
     }
+#pragma GCC unroll 4
     for (int step = 0; step < GROUP; step++) {
-        const __m512i mask = _mm512_set1_epi32(step == GROUP - 1 ? (int)keep : 31), byte = _mm512_set1_epi32(255 << 8);
-        for (int part = 0; part < PARTS; part++) {
+        const __m512i byte = _mm512_set1_epi32((int)(255u << 8 * step));
+#pragma GCC unroll 8
+        for (int part = 0; part < parts; part++) {
             __m512i entry = _mm512_i32gather_epi32(state[part], steps->table, 4);
             if (step == 2) word[part] = _mm512_shrdv_epi32(low[part], high[part], used[part]); /* 24 bits at most */
             /* Counts are taken modulo 32 from the entry: the bits that are read turn to the top and are shifted in. */
             word[part] = _mm512_rorv_epi32(word[part], entry);
             __m512i bits = _mm512_shldv_epi32(zero, word[part], entry);
             state[part] = _mm512_add_epi32(_mm512_srli_epi32(entry, 16), bits);
-            used[part] = _mm512_add_epi32(used[part], _mm512_and_si512(entry, mask));
+            used[part] = _mm512_add_epi32(used[part], step == GROUP - 1 ? _mm512_and_si512(entry, kept) : entry);
             leaders[part] = _mm512_or_si512(leaders[part], entry);
-            __m512i unit = step == 0 ? _mm512_srli_epi32(_mm512_and_si512(entry, byte), 8)
-                                     : _mm512_slli_epi32(_mm512_and_si512(entry, byte), 8 * (unsigned)step - 8);
-            units[part] = _mm512_or_si512(units[part], unit);
+            __m512i unit = step == 0 ? _mm512_srli_epi32(entry, 8) : _mm512_slli_epi32(entry, 8 * (unsigned)step - 8);
+            units[part] = _mm512_or_si512(units[part], _mm512_and_si512(unit, byte));
         }
     }
-    uint64_t met = 0;
-    for (int part = 0; part < PARTS; part++) {
+    Mask met = {{0}};
+#pragma GCC unroll 8
+    for (int part = 0; part < parts; part++) {
         __m512i position = _mm512_load_si512(lanes->position + WIDE * part);
+        used[part] = _mm512_and_si512(used[part], _mm512_set1_epi32(63)); /* sums of whole entries: 48 at most below bit 7 */
         _mm512_store_si512(lanes->state + WIDE * part, state[part]);
         _mm512_store_si512(lanes->position + WIDE * part, _mm512_add_epi32(position, used[part]));
         _mm512_storeu_si512(row + GROUP * WIDE * part, units[part]);
-        met |= (uint64_t)_mm512_test_epi32_mask(leaders[part], _mm512_set1_epi32(128)) << (WIDE * part);
+        uint64_t led = _mm512_test_epi32_mask(leaders[part], _mm512_set1_epi32(128));
+        met.half[part / HALF] |= led << (part % HALF * WIDE);
     }
     return met;
 }
 
-const Decoder avx512_decoder = {"avx512", decode_tile, write_placed, write_coded};
+static Mask step_group(const Steps *steps, Lanes *lanes, unsigned count, uint32_t keep, uint8_t row[ROW]) {
+    return count > LANES / 2 ? step_parts(steps, lanes, 2 * HALF, keep, row) : step_parts(steps, lanes, HALF, keep, row);
+}
+
+const Decoder avx512_decoder = {"avx512", decode_tile, write_placed, write_coded, settle};
 
 #if defined(__clang__)
 #pragma clang attribute pop

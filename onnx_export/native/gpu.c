@@ -1,4 +1,5 @@
 #include "gpu.h"
+#include "cache.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +34,7 @@ static struct {
     int (*DevicePrimaryCtxRetain)(void **context, int device);
     int (*CtxPushCurrent)(void *context);
     int (*CtxPopCurrent)(void **context);
+    int (*CtxGetDevice)(int *device);
     int (*PointerGetAttribute)(void *value, int attribute, DevicePointer memory);
     int (*ModuleLoadData)(void **module, const void *image);
     int (*ModuleGetFunction)(void **function, void *module, const char *name);
@@ -53,6 +55,7 @@ static struct {
     int (*GetCUBINSize)(void *program, size_t *bytes);
     int (*GetCUBIN)(void *program, char *image);
     int (*DestroyProgram)(void **program);
+    int (*Version)(int *major, int *minor);
 } rtc;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -81,7 +84,7 @@ static Failure load_driver(void) {
     static const Symbol symbols[] = {
         {&cu.Init, "cuInit"}, {&cu.GetErrorString, "cuGetErrorString"}, {&cu.DeviceGet, "cuDeviceGet"},
         {&cu.DeviceGetAttribute, "cuDeviceGetAttribute"}, {&cu.DevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain"},
-        {&cu.CtxPushCurrent, "cuCtxPushCurrent_v2"}, {&cu.CtxPopCurrent, "cuCtxPopCurrent_v2"},
+        {&cu.CtxPushCurrent, "cuCtxPushCurrent_v2"}, {&cu.CtxPopCurrent, "cuCtxPopCurrent_v2"}, {&cu.CtxGetDevice, "cuCtxGetDevice"},
         {&cu.PointerGetAttribute, "cuPointerGetAttribute"}, {&cu.ModuleLoadData, "cuModuleLoadData"},
         {&cu.ModuleGetFunction, "cuModuleGetFunction"}, {&cu.FuncSetAttribute, "cuFuncSetAttribute"},
         {&cu.MemAlloc, "cuMemAlloc_v2"}, {&cu.MemFree, "cuMemFree_v2"}, {&cu.MemcpyDtoH, "cuMemcpyDtoH_v2"},
@@ -103,7 +106,7 @@ static Failure load_compiler(void) {
     static const Symbol symbols[] = {
         {&rtc.CreateProgram, "nvrtcCreateProgram"}, {&rtc.CompileProgram, "nvrtcCompileProgram"},
         {&rtc.GetCUBINSize, "nvrtcGetCUBINSize"}, {&rtc.GetCUBIN, "nvrtcGetCUBIN"},
-        {&rtc.DestroyProgram, "nvrtcDestroyProgram"},
+        {&rtc.DestroyProgram, "nvrtcDestroyProgram"}, {&rtc.Version, "nvrtcVersion"},
     };
     for (size_t i = 0; i < 3 && !is_loaded; i++) {
         void *library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
@@ -130,21 +133,18 @@ static int attribute_of(int device, int attribute) {
     return value;
 }
 
-static const char *const TYPES[ELEMENT_TYPES] = {"symbols", "int8",    "uint8",   "int4",
-                                                 "uint4",   "float32", "float16", "bfloat16"};
+static const char *const TYPES[MODULES] = {"symbols", "int8",    "uint8",   "int4",
+                                           "uint4",   "float32", "float16", "bfloat16"};
 
-static Failure compile(int device, const char *type, char **image) {
-    char architecture[48], only[48];
-    const char *options[] = {architecture, "--std=c++17", only};
+static Failure compile(const char *architecture, int module, char **image, size_t *bytes) {
+    char target[48], only[48];
+    const char *options[] = {target, "--std=c++17", only, module & OF_PARTIAL ? "-DTANS_PARTIAL" : "-DTANS_WHOLE"};
     void *program = NULL;
-    size_t bytes = 0;
     Failure failure = "CUDA's compiler refuses the kernels for this device";
-    snprintf(architecture, sizeof architecture, "--gpu-architecture=sm_%d%d", attribute_of(device, DEVICE_MAJOR),
-             attribute_of(device, DEVICE_MINOR));
-    snprintf(only, sizeof only, "-DTANS_ONLY_%s", type);
-    *image = NULL;
+    snprintf(target, sizeof target, "--gpu-architecture=%s", architecture);
+    snprintf(only, sizeof only, "-DTANS_ONLY_%s", TYPES[module & ~OF_PARTIAL]);
     if (rtc.CreateProgram(&program, tansor_cuda_source, "tansor.cu", 0, NULL, NULL)) return failure;
-    if (!rtc.CompileProgram(program, 3, options) && !rtc.GetCUBINSize(program, &bytes) && (*image = malloc(bytes)) &&
+    if (!rtc.CompileProgram(program, 4, options) && !rtc.GetCUBINSize(program, bytes) && (*image = malloc(*bytes)) &&
         !rtc.GetCUBIN(program, *image)) {
         failure = NULL;
     }
@@ -152,16 +152,37 @@ static Failure compile(int device, const char *type, char **image) {
     return failure;
 }
 
-static Failure find_module(Gpu *gpu, const char *type, void **module) {
-    int place = 0;
-    while (place < ELEMENT_TYPES - 1 && strcmp(TYPES[place], type)) place++;
-    if ((*module = gpu->modules[place])) return NULL;
-    char *image = NULL;
+/* The module's machine code, compiled once for all processes of a user. */
+static Failure build_module(const char *architecture, int module, void **loaded) {
+    char name[128], *image;
+    int major = 0, minor = 0;
+    size_t bytes = 0;
     Failure failure = load_compiler();
-    if (!failure) failure = compile(gpu->device, type, &image);
-    if (!failure) failure = failed(cu.ModuleLoadData(&gpu->modules[place], image));
+    if (failure) return failure;
+    rtc.Version(&major, &minor);
+    snprintf(name, sizeof name, "%016llx-%s-%s%s-nvrtc%d.%d.cubin", (unsigned long long)hash_of(tansor_cuda_source),
+             architecture, TYPES[module & ~OF_PARTIAL], module & OF_PARTIAL ? "-partial" : "", major, minor);
+    image = read_cached(name, &bytes);
+    if (image && !cu.ModuleLoadData(loaded, image)) {
+        free(image);
+        return NULL;
+    }
     free(image);
-    *module = gpu->modules[place];
+    image = NULL;
+    failure = compile(architecture, module, &image, &bytes);
+    if (!failure) failure = failed(cu.ModuleLoadData(loaded, image));
+    if (!failure) write_cached(name, image, bytes);
+    free(image);
+    return failure;
+}
+
+static Failure find_module(Gpu *gpu, int module, void **found) {
+    char architecture[16];
+    if ((*found = gpu->modules[module])) return NULL;
+    snprintf(architecture, sizeof architecture, "sm_%d%d", attribute_of(gpu->device, DEVICE_MAJOR),
+             attribute_of(gpu->device, DEVICE_MINOR));
+    Failure failure = build_module(architecture, module, &gpu->modules[module]);
+    *found = gpu->modules[module];
     return failure;
 }
 
@@ -173,16 +194,33 @@ static Failure open_gpu(Gpu *gpu, int ordinal) {
     return failed(cu.DevicePrimaryCtxRetain(&gpu->context, gpu->device));
 }
 
+Failure number_gpu(int ordinal, Gpu **gpu) {
+    pthread_mutex_lock(&lock);
+    Failure failure = load_driver();
+    if (!failure && (ordinal < 0 || ordinal >= MAX_DEVICES)) failure = "an unknown device";
+    if (!failure && !gpus[ordinal].context) failure = open_gpu(&gpus[ordinal], ordinal);
+    pthread_mutex_unlock(&lock);
+    if (!failure) *gpu = &gpus[ordinal];
+    return failure;
+}
+
+/* A device is the same number to the driver and in a list of devices. */
+Failure current_gpu(Gpu **gpu) {
+    int ordinal = 0;
+    pthread_mutex_lock(&lock);
+    Failure failure = load_driver();
+    if (!failure && cu.CtxGetDevice(&ordinal)) ordinal = 0; /* a thread that has used none yet */
+    pthread_mutex_unlock(&lock);
+    return failure ? failure : number_gpu(ordinal, gpu);
+}
+
 Failure find_gpu(const void *memory, Gpu **gpu) {
     int ordinal = -1;
     pthread_mutex_lock(&lock);
     Failure failure = load_driver();
     if (!failure) failure = failed(cu.PointerGetAttribute(&ordinal, POINTER_DEVICE, (DevicePointer)(uintptr_t)memory));
-    if (!failure && (ordinal < 0 || ordinal >= MAX_DEVICES)) failure = "memory of an unknown device";
-    if (!failure && !gpus[ordinal].context) failure = open_gpu(&gpus[ordinal], ordinal);
     pthread_mutex_unlock(&lock);
-    if (!failure) *gpu = &gpus[ordinal];
-    return failure;
+    return failure ? failure : number_gpu(ordinal, gpu);
 }
 
 Failure enter(const Gpu *gpu) { return failed(cu.CtxPushCurrent(gpu->context)); }
@@ -215,9 +253,9 @@ Failure to_device(DevicePointer device, const void *host, uint64_t bytes) {
 
 Failure wait_for(void *stream) { return failed(cu.StreamSynchronize(stream)); }
 
-static Failure find_kernel(Gpu *gpu, const char *type, const char *name, GpuKernel **found) {
+static Failure find_kernel(Gpu *gpu, int number, const char *name, GpuKernel **found) {
     void *module = NULL;
-    Failure failure = find_module(gpu, type, &module);
+    Failure failure = find_module(gpu, number, &module);
     for (int i = 0; i < gpu->kernel_count && !failure; i++) {
         *found = &gpu->kernels[i];
         if ((*found)->module == module && !strcmp((*found)->name, name)) return NULL;
@@ -241,10 +279,10 @@ static Failure allow(GpuKernel *kernel, uint64_t shared_bytes) {
     return failure;
 }
 
-Failure launch(Gpu *gpu, const char *type, const char *name, Grid grid, void *stream, void **arguments) {
+Failure launch(Gpu *gpu, int module, const char *name, Grid grid, void *stream, void **arguments) {
     GpuKernel *kernel = NULL;
     pthread_mutex_lock(&lock);
-    Failure failure = find_kernel(gpu, type, name, &kernel);
+    Failure failure = find_kernel(gpu, module, name, &kernel);
     if (!failure) failure = allow(kernel, grid.shared_bytes);
     pthread_mutex_unlock(&lock);
     if (failure) return failure;
@@ -265,8 +303,10 @@ Failure to_device(DevicePointer device, const void *host, uint64_t bytes) {
     return (void)device, (void)host, (void)bytes, NO_CUDA;
 }
 Failure wait_for(void *stream) { return (void)stream, NO_CUDA; }
-Failure launch(Gpu *gpu, const char *type, const char *name, Grid grid, void *stream, void **arguments) {
-    return (void)gpu, (void)type, (void)name, (void)grid, (void)stream, (void)arguments, NO_CUDA;
+Failure current_gpu(Gpu **gpu) { return (void)gpu, NO_CUDA; }
+Failure number_gpu(int ordinal, Gpu **gpu) { return (void)ordinal, (void)gpu, NO_CUDA; }
+Failure launch(Gpu *gpu, int module, const char *name, Grid grid, void *stream, void **arguments) {
+    return (void)gpu, (void)module, (void)name, (void)grid, (void)stream, (void)arguments, NO_CUDA;
 }
 
 #endif

@@ -28,6 +28,9 @@ typedef struct {
     Device *device;
 } Kernel;
 
+/* The function of a name; null if there is none. */
+const Function *find_function(const char *name);
+
 /* What is wrong as a status that names the node; null for null. */
 OrtStatus *refuse(const Kernel *kernel, int code, Failure failure);
 

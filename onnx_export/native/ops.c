@@ -27,6 +27,13 @@ static const Function FUNCTIONS[] = {
 };
 enum { FUNCTION_COUNT = sizeof FUNCTIONS / sizeof *FUNCTIONS };
 
+const Function *find_function(const char *name) {
+    for (size_t i = 0; i < FUNCTION_COUNT; i++) {
+        if (!strcmp(FUNCTIONS[i].name, name)) return &FUNCTIONS[i];
+    }
+    return NULL;
+}
+
 /* ---------------------------------------------------------------------------------------------------------------
  * What ONNX Runtime asks an operator
  */

@@ -3,7 +3,7 @@
  *
  *     call.c      a call's inputs, checked                          docs/spec/onnx.md, "Checks"
  *     model.c     state table and classes                           docs/spec/tans.md, "State tables", "Classes"
- *     tile.h      lanes to symbols to values, 64 lanes side by side; compiled by decode_*.c for each instruction set
+ *     tile.h      lanes to symbols to values, 128 lanes side by side; compiled by decode_*.c for each instruction set
  *     values.h    symbols to values
  *     kernel.c    what ONNX Runtime gives a kernel
  *     cpu.c       the kernel for processors
@@ -26,7 +26,8 @@
 #error "stored numbers are little-endian; the loads of this library take them as they are"
 #endif
 
-enum { LANES = 64, GROUP = 4, ROW = LANES * GROUP }; /* a tile is 64 lanes; a group of its steps gives a row of units */
+enum { LANES = 128, GROUP = 4, ROW = LANES * GROUP }; /* a tile's lanes; a group of their steps gives a row of units */
+enum { LINE = 64 }; /* bytes that memory gives and takes at once */
 enum { MAX_RANK = 64, MAX_INPUTS = 8, MAX_TABLE = 1 << 12, MAX_CLASS_BYTES = 65535 };
 
 typedef const char *Failure; /* begins with the name of the error that docs/spec/README.md gives it */
@@ -129,6 +130,7 @@ typedef struct {
     const Model *model;
     const Tiles *tiles;
     void *out;
+    bool past_caches; /* the result is so large that caches would only pass it on */
 } Job;
 
 /* One instruction set's code. All report damage that shows only in decoding: false. */
@@ -138,6 +140,7 @@ typedef struct {
     /* Units from an index of the tensor on, or of the stream: it may cut the tensor into chunks. */
     bool (*write_placed)(const Job *job, uint64_t at, const uint8_t *units, uint64_t count);
     bool (*write_coded)(const Job *job, uint64_t at, const uint8_t *units, uint64_t count);
+    void (*settle)(void); /* once a thread has done its part: others then see all that it wrote */
 } Decoder;
 
 extern const Decoder portable_decoder, avx2_decoder, avx512_decoder;

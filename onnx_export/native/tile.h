@@ -1,10 +1,10 @@
 /*
- * A tile: 64 neighbouring lanes, four steps at a time, each time a row of 256 units that lie side by side.
+ * A tile: 128 neighbouring lanes, four steps at a time, each time a row of 512 units that lie side by side.
  *
  * Included by decode_NAME.c, which says how one group of steps is done there:
- *     static uint64_t step_group(const Steps *steps, Lanes *lanes, uint32_t keep, uint8_t row[ROW])
- * decodes a row and tells the lanes that met a leader, in a mask; `keep` is 0 in the last group, whose last step
- * reads no bits, else 31. It never reads outside `steps->data`, whatever the positions are.
+ *     static Mask step_group(const Steps *steps, Lanes *lanes, unsigned count, uint32_t keep, uint8_t row[ROW])
+ * decodes a row of `count` lanes, or of more, and tells the lanes that met a leader; `keep` is 0 in the last group, whose
+ * last step reads no bits, else 31. It never reads outside `steps->data`, whatever the positions are.
  */
 #ifndef TANSOR_TILE_H
 #define TANSOR_TILE_H
@@ -24,7 +24,11 @@ typedef struct {
     int64_t end[LANES]; /* where the next literal ends */
 } __attribute__((aligned(64))) Lanes;
 
-static uint64_t step_group(const Steps *steps, Lanes *lanes, uint32_t keep, uint8_t row[ROW]);
+typedef struct {
+    uint64_t half[LANES / 64]; /* a bit for each lane */
+} Mask;
+
+static Mask step_group(const Steps *steps, Lanes *lanes, unsigned count, uint32_t keep, uint8_t row[ROW]);
 
 /* One lane, four steps; true if it met a leader. */
 static inline bool step_lane(const Steps *steps, Lanes *lanes, unsigned lane, uint32_t keep, uint8_t *units) {
@@ -58,11 +62,13 @@ static inline void read_literals(const Job *job, const Steps *steps, uint64_t by
     }
 }
 
-static inline void resolve(const Job *job, const Steps *steps, uint64_t bytes, Lanes *lanes, uint64_t leaders,
-                           uint8_t row[ROW]) {
-    for (; leaders; leaders &= leaders - 1) {
-        unsigned lane = (unsigned)__builtin_ctzll(leaders);
-        read_literals(job, steps, bytes, &lanes->end[lane], row + GROUP * lane);
+static inline void resolve(const Job *job, const Steps *steps, uint64_t bytes, Lanes *lanes, unsigned count,
+                           Mask leaders, uint8_t row[ROW]) {
+    for (unsigned half = 0; half < LANES / 64; half++) {
+        for (uint64_t left = leaders.half[half]; left; left &= left - 1) {
+            unsigned lane = 64 * half + (unsigned)__builtin_ctzll(left);
+            if (lane < count) read_literals(job, steps, bytes, &lanes->end[lane], row + GROUP * lane);
+        }
     }
 }
 
@@ -87,11 +93,11 @@ static inline void begin_lanes(const Stream *stream, uint64_t first, unsigned co
 
 enum { FEW_LANES = 8 }; /* so few are faster one by one */
 
-static inline uint64_t step_rows(const Steps *steps, Lanes *lanes, unsigned count, uint32_t keep, uint8_t row[ROW]) {
-    if (count > FEW_LANES) return step_group(steps, lanes, keep, row) & (count < 64 ? ((uint64_t)1 << count) - 1 : ~0ull);
-    uint64_t leaders = 0;
+static inline Mask step_rows(const Steps *steps, Lanes *lanes, unsigned count, uint32_t keep, uint8_t row[ROW]) {
+    if (count > FEW_LANES) return step_group(steps, lanes, count, keep, row);
+    Mask leaders = {{0}};
     for (unsigned lane = 0; lane < count; lane++) {
-        leaders |= (uint64_t)step_lane(steps, lanes, lane, keep, row + GROUP * lane) << lane;
+        leaders.half[0] |= (uint64_t)step_lane(steps, lanes, lane, keep, row + GROUP * lane) << lane;
     }
     return leaders;
 }
@@ -101,13 +107,13 @@ static inline bool fits(uint64_t bits, uint64_t groups) {
     return bits < UINT32_MAX && groups < UINT32_MAX && bits + 48 * groups + 64 < UINT32_MAX;
 }
 
-enum { AHEAD = 4, LINE = 64 }; /* groups between fetching memory and using it; bytes that are fetched at once */
+enum { AHEAD = 8 }; /* groups between fetching memory and using it */
 
 /* A row of output lies far from the one before: it is fetched early, or each store waits for memory. Inlined always:
  * a call that only fetches looks as if it did nothing, and GCC removes it. */
 __attribute__((always_inline)) static inline void fetch_ahead(const Job *job, uint64_t unit, const uint8_t *words) {
     const Call *call = job->call;
-    if (unit + ROW <= call->unit_count) {
+    if (unit + ROW <= call->unit_count && !job->past_caches) {
         uint64_t size = call->type == TYPE_FLOAT ? 4 : call->function->is_weight ? 2 : 1;
         if (call->function->packed) size *= 2;
         const uint8_t *row = (const uint8_t *)job->out + unit * size;
@@ -141,8 +147,8 @@ static bool decode_lanes(const Job *job, uint64_t first, unsigned count, uint64_
         uint8_t row[ROW] __attribute__((aligned(64)));
         uint64_t at = GROUP * (group * stream->lane_count + first);
         fetch_ahead(job, at + AHEAD * GROUP * stream->lane_count, next + group * ROW);
-        uint64_t leaders = step_rows(&steps, &lanes, count, group < groups - 1 ? 31 : 0, row);
-        if (leaders) resolve(job, &steps, bytes, &lanes, leaders, row);
+        Mask leaders = step_rows(&steps, &lanes, count, group < groups - 1 ? 31 : 0, row);
+        if (leaders.half[0] | leaders.half[1]) resolve(job, &steps, bytes, &lanes, count, leaders, row);
         if (at < stream->symbol_count) {
             is_right &= write_coded(job, at, row, least(GROUP * count, stream->symbol_count - at));
         }

@@ -80,24 +80,46 @@ static inline void weigh(const uint8_t *restrict symbols, uint32_t count, const 
     }
 }
 
+#if !defined(TANSOR_LINES) /* an instruction set that writes past the caches says how: aligned lines, and waiting for them */
+static inline void write_line(uint8_t *out, const uint8_t *line) { memcpy(out, line, LINE); }
+static void settle(void) {}
+#endif
+
+/* To memory that is not looked at again soon: its lines are not fetched first, and push nothing out of the caches. */
+static inline void write_past_caches(void *to, const void *from, size_t size) {
+    uint8_t *out = to;
+    const uint8_t *data = from;
+    size_t head = (size_t)least(-(uintptr_t)out % LINE, size);
+    memcpy(out, data, head);
+    out += head;
+    data += head;
+    size -= head;
+    for (; size >= LINE; out += LINE, data += LINE, size -= LINE) write_line(out, data);
+    memcpy(out, data, size);
+}
+
 /* At most 2 * ROW symbols in one run of both scale and zero point. */
 static inline void write_weights(const Job *job, uint64_t at, const uint8_t *symbols, uint32_t count, Run scale_run,
                                  Run zero_run) {
     const Call *call = job->call;
     const unaligned_float *scale = (const unaligned_float *)call->scale.data + scale_run.offset;
     const uint8_t *zero = (const uint8_t *)call->zero_point.data + zero_run.offset;
+    float values[2 * ROW];
+    uint16_t halves[2 * ROW];
+    uint8_t *out = (uint8_t *)job->out + at * (call->type == TYPE_FLOAT ? 4 : 2);
     if (call->type == TYPE_FLOAT) {
-        weigh(symbols, count, scale, scale_run.step, zero, zero_run.step, (float *)job->out + at);
+        weigh(symbols, count, scale, scale_run.step, zero, zero_run.step, job->past_caches ? values : (float *)out);
+        if (job->past_caches) write_past_caches(out, values, 4 * count);
         return;
     }
-    float values[2 * ROW];
-    uint16_t *restrict out = (uint16_t *)job->out + at;
     weigh(symbols, count, scale, scale_run.step, zero, zero_run.step, values);
+    uint16_t *restrict rounded = job->past_caches ? halves : (uint16_t *)out;
     if (call->type == TYPE_FLOAT16) {
-        to_halves(values, count, out);
+        to_halves(values, count, rounded);
     } else {
-        for (uint32_t i = 0; i < count; i++) out[i] = to_bfloat16(values[i]);
+        for (uint32_t i = 0; i < count; i++) rounded[i] = to_bfloat16(values[i]);
     }
+    if (job->past_caches) write_past_caches(out, halves, 2 * count);
 }
 
 /* ---------------------------------------------------------------------------------------------------------------
@@ -165,12 +187,9 @@ static inline bool write_placed(const Job *job, uint64_t at, const uint8_t *unit
     while (count) {
         uint32_t here = (uint32_t)least(count, ROW);
         if (job->call->function->packed) {
-            uint8_t symbols[2 * ROW];
-            for (uint32_t i = 0; i < here; i++) {
-                symbols[2 * i] = units[i] & 15;
-                symbols[2 * i + 1] = units[i] >> 4;
-            }
-            in_range &= write_symbols(job, 2 * at, symbols, least(2 * here, job->call->count - 2 * at));
+            uint16_t pairs[ROW]; /* two symbols each, the first in the low byte */
+            for (uint32_t i = 0; i < here; i++) pairs[i] = (uint16_t)((units[i] | units[i] << 4) & 0x0F0F);
+            in_range &= write_symbols(job, 2 * at, (const uint8_t *)pairs, least(2 * here, job->call->count - 2 * at));
         } else {
             in_range &= write_symbols(job, at, units, here);
         }

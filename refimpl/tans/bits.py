@@ -78,6 +78,28 @@ def read_fields(
     return shifted & ((1 << np.asarray(widths, np.int64)) - 1)
 
 
+def pack_fields(values: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.uint32]:
+    """`write_fields` of one width, 0 to 31.
+
+    Examples
+    --------
+    >>> pack_fields(np.array([1, 2, 3]), 2)
+    array([57], dtype=uint32)
+    """
+    return write_fields(values, np.full(values.shape, width))
+
+
+def unpack_fields(words: npt.NDArray[np.uint32], first_bit: int, width: int, count: int) -> npt.NDArray[np.int64]:
+    """`read_fields` of one width behind one another; they lie within the words.
+
+    Examples
+    --------
+    >>> unpack_fields(np.array([57], np.uint32), 0, 2, 3)
+    array([1, 2, 3])
+    """
+    return read_fields(words, first_bit + width * np.arange(count), width)
+
+
 def append_bits(
     head: npt.NDArray[np.uint32], head_bits: int, tail: npt.NDArray[np.uint32], tail_bits: int
 ) -> npt.NDArray[np.uint32]:

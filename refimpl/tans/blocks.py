@@ -133,20 +133,32 @@ def encode_block(
         check_table_log(table_log)
     if count == 0:
         return Block("raw", 0, symbols)
-    lowest, highest = int(symbols.min()), int(symbols.max())
-    if lowest == highest:
+    if is_constant(symbols):
         return Block("constant", count, symbols[:1])
-    small = highest < 16
+    small = int(symbols.max()) < 16
     packed = kernels.pack_nibbles(symbols) if small else symbols
     raw = Block("raw", count, packed, packed=small)
     # One byte repeated takes no bits: nothing would limit what a forged count makes a decoder unpack.
-    use_packed = small and count >= PACK_SYMBOLS and bool((packed != packed[0]).any())
+    use_packed = small and count >= PACK_SYMBOLS and not is_constant(packed)
     units = packed if use_packed else symbols
     chunks = choose_chunks(fraction, len(units))
     kept, coded = (units[:0], units) if chunks is None else split_chunks(units, chunks)
-    stream = encode_stream(coded, profile=profile, table_log=table_log, lane_count=lane_count, kernels=kernels)
+    stream = encode_stream(
+        coded, profile=profile, table_log=table_log, lane_count=lane_count, tensor_count=len(units), kernels=kernels
+    )
     block = Block("coded" if chunks is None else "partial", count, kept, stream, chunks, use_packed)
     return block if block.stored_bits < raw.stored_bits else raw
+
+
+def is_constant(symbols: npt.NDArray[np.uint8]) -> bool:
+    """Whether one symbol is repeated; the first few nearly always tell.
+
+    Examples
+    --------
+    >>> is_constant(np.array([7, 7, 7], np.uint8)), is_constant(np.array([7, 7, 8], np.uint8))
+    (True, False)
+    """
+    return bool((symbols[:64] == symbols[0]).all() and (symbols == symbols[0]).all())
 
 
 def decode_block(block: Block, *, kernels: Kernels = NUMPY) -> npt.NDArray[np.uint8]:

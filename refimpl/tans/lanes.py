@@ -26,12 +26,13 @@ def lane_length(symbol_count: int, lane_count: int) -> int:
     return GROUP * -(-symbol_count // (GROUP * lane_count))
 
 
-def choose_lane_count(symbol_count: int, coded_bits: int, profile: str) -> int:
+def choose_lane_count(symbol_count: int, coded_bits: int, profile: str, tensor_count: int | None = None) -> int:
     """How many lanes a writer should deal the symbols to.
 
     A lane pays for its start state and length, some 20 bits; many lanes decode in parallel.
     The lane length is the smallest power of two whose payload reaches 1024 bits (``gpu``: about
-    1.5 % side information) or 16384 bits (``archive``: about 0.1 %).
+    1.5 % side information) or 16384 bits (``archive``: about 0.1 %). Of a tensor that is coded in part, the part gets
+    as many lanes as all of it would: they are shorter, and decode in so much less time.
 
     Parameters
     ----------
@@ -39,11 +40,13 @@ def choose_lane_count(symbol_count: int, coded_bits: int, profile: str) -> int:
     coded_bits : int
         Estimated payload of all symbols, in bits.
     profile : {"gpu", "archive"}
+    tensor_count : int, optional
+        Symbols of the tensor that these are a part of.
 
     Returns
     -------
     int
-        At least 1.
+        From 1 to one lane for each group of four symbols.
 
     Raises
     ------
@@ -54,12 +57,15 @@ def choose_lane_count(symbol_count: int, coded_bits: int, profile: str) -> int:
     --------
     >>> choose_lane_count(1 << 20, 4 << 20, "gpu"), choose_lane_count(1 << 20, 4 << 20, "archive")
     (4096, 256)
+    >>> choose_lane_count(1 << 18, 1 << 20, "gpu", tensor_count=1 << 20)
+    4096
     """
     check_profile(profile)
     steps = 128
     while steps * coded_bits < PAYLOAD_BITS[profile] * symbol_count and steps < symbol_count:
         steps *= 2
-    return max(1, -(-symbol_count // steps))
+    wanted = -(-max(symbol_count, tensor_count or 0) // steps)
+    return max(1, min(wanted, -(-symbol_count // GROUP)))
 
 
 def check_profile(profile: str) -> None:

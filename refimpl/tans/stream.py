@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, Truncated
 from refimpl.tans import counts as counts_module
-from refimpl.tans.bits import append_bits, read_fields, write_fields
+from refimpl.tans.bits import append_bits, pack_fields, unpack_fields
 from refimpl.tans.classes import LITERAL_PRICE, ClassTable, class_table
 from refimpl.tans.counts import coded_cost, normalize_counts
 from refimpl.tans.decoding import decode_lanes
@@ -88,6 +88,20 @@ class AppendBits(Protocol):
     ) -> npt.NDArray[np.uint32]: ...
 
 
+class PackFields(Protocol):
+    """Signature of `refimpl.tans.bits.pack_fields`."""
+
+    def __call__(self, values: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.uint32]: ...
+
+
+class UnpackFields(Protocol):
+    """Signature of `refimpl.tans.bits.unpack_fields`."""
+
+    def __call__(
+        self, words: npt.NDArray[np.uint32], first_bit: int, width: int, count: int
+    ) -> npt.NDArray[np.int64]: ...
+
+
 class PackNibbles(Protocol):
     """Signature of `refimpl.tans.nibbles.pack_nibbles`."""
 
@@ -95,16 +109,20 @@ class PackNibbles(Protocol):
 
 
 class Kernels(NamedTuple):
-    """The loops that touch every symbol or word; a faster twin replaces just these."""
+    """The loops that touch every symbol, lane or word; a faster twin replaces just these."""
 
     histogram: Histogram
     encode_lanes: EncodeLanes
     decode_lanes: DecodeLanes
     append_bits: AppendBits
+    pack_fields: PackFields
+    unpack_fields: UnpackFields
     pack_nibbles: PackNibbles
 
 
-NUMPY = Kernels(counts_module.histogram, encode_lanes, decode_lanes, append_bits, pack_nibbles)
+NUMPY = Kernels(
+    counts_module.histogram, encode_lanes, decode_lanes, append_bits, pack_fields, unpack_fields, pack_nibbles
+)
 
 
 def encode_stream(
@@ -113,6 +131,7 @@ def encode_stream(
     profile: str = "gpu",
     table_log: int | None = None,
     lane_count: int | None = None,
+    tensor_count: int | None = None,
     kernels: Kernels = NUMPY,
 ) -> Stream:
     """Code symbols into a stream.
@@ -126,6 +145,8 @@ def encode_stream(
         `refimpl.tans.classes.plan_classes`.
     table_log, lane_count : int, optional
         Set instead of chosen.
+    tensor_count : int, optional
+        Symbols of the tensor, if these are not all of them.
     kernels : Kernels
         NumPy or a bit-exact twin.
 
@@ -148,7 +169,7 @@ def encode_stream(
     if lane_count is None:
         estimate = coded_cost(histogram, normalize_counts(histogram, counts_module.MAX_TABLE_LOG))
         bits = estimate >> counts_module.LOG2_FRACTION_BITS
-        lane_count = choose_lane_count(len(symbols), bits, profile)
+        lane_count = choose_lane_count(len(symbols), bits, profile, tensor_count)
     if not 1 <= lane_count <= len(symbols):
         raise InvalidArgument(f"lane_count is {lane_count}, allowed are 1 to {len(symbols)}")
     model = choose_model(histogram, lane_count, table_log, LITERAL_PRICE[profile])
@@ -161,10 +182,9 @@ def encode_stream(
     width = int(bit_lengths.max() - base).bit_length()
     if width > MAX_LENGTH_WIDTH:
         raise InvalidArgument(f"lane lengths differ by {width} bits, at most {MAX_LENGTH_WIDTH} can be stored")
-    side = write_fields(
-        np.concatenate([start_states.astype(np.int64), bit_lengths - base]),
-        np.repeat([table_log, width], lane_count),
-    )
+    states = kernels.pack_fields(start_states.astype(np.int64), table_log)
+    lengths = kernels.pack_fields(bit_lengths - base, width)
+    side = kernels.append_bits(states, lane_count * table_log, lengths, lane_count * width)
     words = kernels.append_bits(side, lane_count * (table_log + width), payload, int(bit_lengths.sum()))
     return Stream(len(symbols), lane_count, base, width, model.counts, model.classes, words)
 
@@ -195,7 +215,7 @@ def decode_stream(stream: Stream, *, packed: bool = False, kernels: Kernels = NU
         More symbols than such a stream can hold.
     """
     classes = class_table(stream.classes)
-    start_states, bit_lengths, table_log = lane_sides(stream, classes)
+    start_states, bit_lengths, table_log = lane_sides(stream, classes, kernels=kernels)
     symbol = only_symbol(stream.counts, classes)
     if symbol is not None:  # no bits limit how often it occurs
         if bit_lengths.any():
@@ -216,7 +236,9 @@ def only_symbol(counts: npt.NDArray[np.int64], classes: ClassTable) -> int | Non
     return int(present[0]) if len(present) == 1 and not classes.width[present[0]] else None
 
 
-def lane_sides(stream: Stream, classes: ClassTable) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64], int]:
+def lane_sides(
+    stream: Stream, classes: ClassTable, *, kernels: Kernels = NUMPY
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64], int]:
     """(start_states, bit_lengths, table_log) of a stream, all fields checked.
 
     Raises
@@ -239,10 +261,9 @@ def lane_sides(stream: Stream, classes: ClassTable) -> tuple[npt.NDArray[np.uint
     # Fewer than 2**table_log steps in a row can pass without reading a bit, unless one symbol fills the table.
     if only_symbol(stream.counts, classes) is None and stream.symbol_count > (available + lanes) << table_log:
         raise LimitExceeded(f"{stream.symbol_count} symbols cannot come from {available} bits")
-    lane = np.arange(lanes)
     side = stream.words[: (lanes * (table_log + width) + 31) // 32]
-    start_states = read_fields(side, lane * table_log, table_log).astype(np.uint16)
-    lengths = stream.length_base + read_fields(side, lanes * table_log + lane * width, width)
+    start_states = kernels.unpack_fields(side, 0, table_log, lanes).astype(np.uint16)
+    lengths = stream.length_base + kernels.unpack_fields(side, lanes * table_log, width, lanes)
     if (total := lanes * (table_log + width) + int(lengths.sum())) > available:
         raise Truncated(f"the lanes need {total} bits, the words hold {available}")
     if len(stream.words) != (total + 31) // 32:

@@ -110,20 +110,19 @@ def occurrence(symbol: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     array([0, 0, 1, 2])
     """
     order = np.argsort(symbol, kind="stable")
-    grouped = symbol[order]
-    first = np.searchsorted(grouped, grouped)  # index where each group begins
+    counts = np.bincount(symbol)
+    first = np.cumsum(counts) - counts  # index where each symbol's group begins
     result = np.empty(len(symbol), np.int64)
-    result[order] = np.arange(len(symbol)) - first
+    result[order] = np.arange(len(symbol)) - first[symbol[order]]
     return result
 
 
 def bit_length(x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Bits needed to write each positive number (1 -> 1, 4 -> 3); exact for x < 2**13.
+    """Bits needed to write each positive number (1 -> 1, 4 -> 3); exact for x < 2**53.
 
     Examples
     --------
     >>> bit_length(np.array([1, 3, 4, 4096]))
     array([ 1,  2,  3, 13])
     """
-    powers = 1 << np.arange(14)
-    return np.searchsorted(powers, x, side="right")
+    return np.frexp(x)[1].astype(np.int64)

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import json
 import pkgutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from benchmarks import quality
-from benchmarks.quality import bert, harness, methods, probe, resnet, tables
+from benchmarks.quality import bert, harness, methods, probe, resnet, rows, tables
 from benchmarks.quality.curves import curve
-from benchmarks.quality.methods import AS_IT_IS, LOSSLESS, Method, Priced
-from benchmarks.quality.task import Metric, Missing, Task, cached, module_file
+from benchmarks.quality.method import AS_IT_IS, LOSSLESS, Method, Priced
+from benchmarks.quality.task import Folders, Metric, Missing, Task, cached, module_file, save_once
 
 MODULES = [m.name for m in pkgutil.iter_modules(quality.__path__, "benchmarks.quality.")]
 
@@ -34,7 +35,7 @@ def product(weight):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def halve(model, calibration):
+def halve(model, calibration, _):
     assert calibration.is_file()
     return product(numpy_helper.to_array(model.graph.initializer[0]) / 2)
 
@@ -94,16 +95,80 @@ def test_a_transform_is_judged_and_counted(task):
 
 def test_a_format_that_is_not_written_has_a_price(task):
     task, judged = task
-    result = harness.run(task, Method("half", transform=lambda model, _: Priced(model, 64 * 64 // 2)))
+    result = harness.run(task, Method("half", transform=lambda model, *_: Priced(model, 64 * 64 // 2)))
     assert result["bits_per_weight"] == 4
     assert len(judged) == 1
-    assert "| half | 4.000 |  | 50.0000 |" in tables.task_table(task, [result])
+    assert "| half | 4.000 |  |  | 50.0000 |" in tables.task_table(task, [result])
 
 
 def test_an_answer_is_kept_for_its_question(tmp_path):
     file = tmp_path / "new" / "answer.json"
     answers = iter("abc")
     assert [cached(file, question, lambda: next(answers)) for question in ("x", "x", "y", "y")] == list("aabb")
+
+
+def test_an_array_is_saved_once(tmp_path):
+    save_once(tmp_path / "new" / "a.npy", lambda: np.arange(3))
+    save_once(tmp_path / "new" / "a.npy", pytest.fail)
+    assert np.load(tmp_path / "new" / "a.npy").tolist() == [0, 1, 2]
+    assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+def two_layers(path):
+    """A table of 40 rows and two linear layers, as a file."""
+    random = np.random.default_rng(0)
+    shapes = {"table": (40, 64), "first": (64, 64), "second[0]": (64, 48)}
+    tensors = [numpy_helper.from_array(random.standard_normal(s).astype(np.float32), n) for n, s in shapes.items()]
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["x"]),
+        helper.make_node("MatMul", ["x", "first"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "second[0]"], ["y"]),
+    ]
+    ids = helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n", "t"])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", "t", 48])
+    graph = helper.make_graph(nodes, "two", [ids], [y], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+
+
+def test_a_target_of_linear_layers_is_theirs_alone(tmp_path):
+    two_layers(tmp_path / "model.onnx")
+    np.save(tmp_path / "ids.npy", np.random.default_rng(1).integers(0, 40, (32, 8)))
+    kept = []
+
+    def evaluate(path):
+        kept.append({t.name for t in onnx.load(path).graph.initializer} & {"table", "first", "second[0]"})
+        return {"score": 50.0}
+
+    metric = Metric("score", "points")
+    task = Task("tiny", "", tmp_path / "model.onnx", tmp_path / "ids.npy", metric, evaluate, {"score": 51.0}, True)
+    method = Method("rate", "4", {"recipe": "rate", "target_bits": 4.0}, scope="linear")
+    result = harness.run(task, method, jobs=1)
+    assert kept == [{"table"}]
+    assert result["bits_per_weight"] == pytest.approx(4, rel=0.02)
+    assert result["stored_bytes"] < result["file_bytes"] - 40 * 64 * 4
+
+
+def test_rows_made_side_by_side_are_found_by_the_tables(task, tmp_path, monkeypatch):
+    task, judged = task
+    chosen = [
+        Method("lossless", arguments=LOSSLESS),
+        Method("half", transform=lambda model, *_: Priced(model, 2048)),
+        Method("third", transform=lambda model, *_: Priced(model, 1024)),
+        Method("linear", scope="linear"),
+        Method("rate", arguments={"recipe": "rate", "target_bits": 1e-3}),  # which no weights can meet
+    ]
+    monkeypatch.setattr(rows, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
+    monkeypatch.setattr(rows, "METHODS", chosen)
+    monkeypatch.setattr(rows, "TASKS", {"tiny": lambda _: task})
+    told = []
+    failed = rows.make_rows([task], chosen, Folders(tmp_path, None), 2, 1, told.append)
+    assert list(failed) == [("tiny", "rate")]
+    assert told[:2] == ["tiny: half, ahead of others", "tiny: rate, ahead of others"]
+    assert len(told) == 4
+    assert len(judged) == 3
+    assert harness.result_of(task, chosen[2], tmp_path / "results")["bits_per_weight"] == 2
+    assert rows.make_rows([task], chosen[:3], Folders(tmp_path, None), 2, 1, told.append) == {}
+    assert len(judged) == 3
 
 
 def test_what_is_missing_is_named():
@@ -114,7 +179,7 @@ def test_what_is_missing_is_named():
 def test_tables_and_curves_show_every_result(task):
     task, _ = task
     result = json.loads(json.dumps(harness.run(task, Method("lossless", "a<b", arguments=LOSSLESS))))
-    assert "| lossless a<b | 32.000 |" in tables.task_table(task, [result])
+    assert "| lossless a<b | 32.000 | 32.000 |" in tables.task_table(task, [result])
     picture = curve(task, [result | {"bits_per_weight": 4.0}, result | {"bits_per_weight": 3.0, "loss": -1.0}])
     assert picture.count("<circle") == 2
     assert "a&lt;b" in picture

@@ -16,6 +16,7 @@ from frames import CODABLE, COUNTS, GROUPS, SMALL, damaged, decode_whatever_it_i
 from strategies import rng, stored_classes
 
 from codec import kernels as module
+from codec import vector
 from codec.kernels import NUMBA, numba_kernels
 from refimpl.errors import StreamError
 from refimpl.tans.classes import ClassTable, class_table
@@ -92,8 +93,11 @@ def round_trips(side):
             for kernels in (NUMBA, numba_kernels(2)):
                 with guard(side):
                     ours = kernels.encode_lanes(symbols, lanes, 1, encoder, classes)
+                    packed_sizes = kernels.pack_fields(theirs[1], 31)
+                    sizes = kernels.unpack_fields(guarded(packed_sizes, side), 0, 31, lanes)
                     joined = kernels.append_bits(theirs[2], int(theirs[1].sum()), theirs[2], int(theirs[1].sum()))
                 assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+                assert np.array_equal(sizes, theirs[1])
                 assert np.array_equal(joined, NUMPY.append_bits(*2 * (theirs[2], int(theirs[1].sum()))))
                 start, lengths, payload = (guarded(part, side) for part in theirs)
                 for packed in (False, True):
@@ -126,6 +130,7 @@ def warm_up():
     symbols = np.tile(np.array([0, 1], np.uint8), 200)
     start, lengths, payload = NUMBA.encode_lanes(symbols, 3, 0, encode_table(counts), classes)
     NUMBA.append_bits(payload, 32 * len(payload), payload, 32 * len(payload))
+    NUMBA.unpack_fields(NUMBA.pack_fields(lengths, 31), 0, 31, 3)
     for packed in (False, True):
         NUMBA.decode_lanes(payload, 0, start, lengths, decode_table(counts), classes, len(symbols), packed)
 
@@ -141,6 +146,8 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["touch"]:
         touch(sys.argv[2])
     else:
+        if sys.argv[1:] == ["other look-ups"]:
+            vector.GATHERS = not vector.GATHERS
         warm_up()
         for side in ("end", "start"):
             round_trips(side)

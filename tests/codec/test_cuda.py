@@ -1,6 +1,8 @@
 """The kernels of codec/cuda against the reference: emulated on the CPU, and on a GPU where there is one."""
 
 import importlib
+import math
+import zlib
 from random import Random
 
 import numpy as np
@@ -23,7 +25,7 @@ from codec.tensor import load as load_on_host
 from conformance.mutate import mutate
 from conformance.vectors import load_cases
 from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, StreamError
-from refimpl.tans.blocks import Block, Chunks
+from refimpl.tans.blocks import Block, Chunks, split_chunks
 from refimpl.tans.blocks import decode_block as decode_block_on_host
 from refimpl.tans.stream import decode_stream, encode_stream
 
@@ -167,6 +169,48 @@ def test_large_packed_weights(device, dtype, fraction):
     assert stored.frame.block.packed
     values = device.host(load(stored, device=device))
     assert values.tobytes() == load_on_host(stored).tobytes()
+
+
+@st.composite
+def partial_weights(draw):
+    """(StoredTensor) in mode partial: any cut, with a tail or without, scales along any axes."""
+    packed = draw(st.booleans())
+    chunk, per_block = draw(st.sampled_from([1, 4, 7, 8, 12, 64])), draw(st.integers(2, 5))
+    chunks = Chunks(chunk, per_block, draw(st.integers(1, per_block - 1)))
+    rows, columns = draw(st.sampled_from([1, 2, 3, 8])), draw(st.sampled_from([1, 8, 24, 63]))
+    unit_count = chunk * per_block * draw(st.integers(1, 9)) + draw(st.integers(0, 2 * chunk * per_block))
+    unit_count = -(-unit_count // (rows * columns)) * rows * columns
+    shape = (unit_count * (2 if packed else 1) // (rows * columns), rows, columns)
+    random = rng(draw(seeds))
+    units = random.binomial(255 if packed else 40, 0.3, unit_count).astype(np.uint8)
+    raw, coded = split_chunks(units, chunks)
+    stream = encode_stream(coded, lane_count=draw(st.integers(1, min(len(coded), 70))))
+    block = Block("partial", math.prod(shape), raw, stream, chunks, packed)
+
+    def part():
+        return tuple(size if draw(st.booleans()) else 1 for size in shape)
+
+    scale = random.standard_normal(part()).astype(np.float32)
+    zero_point = random.integers(0, 9, part()).astype(np.uint8)
+    frame = Frame(block, zlib.crc32(decode_block_on_host(block)))
+    return StoredTensor(shape, draw(st.sampled_from(["float32", "float16", "bfloat16"])), frame, zero_point, scale)
+
+
+@settings(device_is_shared, max_examples=100)
+@given(partial_weights())
+def test_partial_weights(device, stored):
+    assert device.host(load(stored, device=device)).tobytes() == load_on_host(stored).tobytes()
+
+
+@pytest.mark.parametrize("lanes", [100, 5000])
+def test_partial_blocks_on_few_and_many_lanes(device, lanes):
+    """More tiles than warps in a round, and fewer."""
+    symbols = rng(lanes).normal(100, 9, 100_003).astype(np.uint8)
+    raw, coded = split_chunks(symbols, chunks := Chunks(64, 3, 2))
+    block = Block("partial", len(symbols), raw, encode_stream(coded, lane_count=lanes), chunks)
+    if isinstance(device, EmulatedDevice):
+        device.shared_bytes = 40 << 10
+    assert device.host(decode_block(upload_block(block, device), device)).tolist() == symbols.tolist()
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int4", "uint4"])

@@ -23,9 +23,11 @@ from strategies import (
 )
 
 from codec import kernels as module
+from codec import vector
 from codec.kernels import NUMBA, join_bits, numba_kernels, pack_decode_table, pack_encode_table, run
 from codec.vector import LANES
 from refimpl.errors import Corrupt, InvalidArgument, StreamError
+from refimpl.tans.bits import append_bits
 from refimpl.tans.classes import NO_CLASSES, class_table
 from refimpl.tans.counts import normalize_counts
 from refimpl.tans.lanes import lane_length
@@ -460,6 +462,45 @@ def test_packed_nibbles_are_twins(drawn):
         packed = NUMBA.pack_nibbles(strided)
         assert packed.dtype == np.uint8
         assert packed.tolist() == NUMPY.pack_nibbles(symbols).tolist()
+
+
+@given(st.integers(0, 31), st.integers(0, 70), st.data())
+def test_fields_of_one_width_are_twins(width, first_bit, data):
+    values = np.array(data.draw(st.lists(st.integers(0, (1 << width) - 1), max_size=70)), np.int64)
+    ours, theirs = NUMBA.pack_fields(values, width), NUMPY.pack_fields(values, width)
+    assert ours.dtype == theirs.dtype
+    assert ours.tolist() == theirs.tolist()
+    words = append_bits(np.zeros(-(-first_bit // 32), np.uint32), first_bit, theirs, width * len(values))
+    ours, theirs = (kernels.unpack_fields(words, first_bit, width, len(values)) for kernels in (NUMBA, NUMPY))
+    assert ours.dtype == theirs.dtype
+    assert ours.tolist() == theirs.tolist() == values.tolist()
+
+
+@pytest.fixture(scope="module")
+def other_look_ups():
+    """Kernels whose tables are looked up as on other processors."""
+    with patch.object(vector, "GATHERS", not vector.GATHERS):  # read when a kernel is compiled
+        loops = {name: njit(getattr(module, name).py_func) for name in ("encode_range", "decode_range")}
+        with patch.multiple(module, **loops):
+            stream = encode_stream(rng(0).integers(0, 5, 99, np.uint8), lane_count=3, kernels=NUMBA)
+            decode_stream(stream, kernels=NUMBA)
+    return loops
+
+
+@given(models(), st.integers(1, 3000), lane_counts, st.booleans(), seeds)
+def test_look_ups_by_gathers_and_by_scalar_loads_are_twins(other_look_ups, model, size, lanes, packed, seed):
+    counts, drawn, codable = model
+    classes = class_table(stored_classes(drawn))
+    symbols = rng(seed).choice(codable, max(size, lanes)).astype(np.uint8)
+    fields = symbols, lanes, int(codable[0]), encode_table(counts), classes
+    start, lengths, payload = NUMBA.encode_lanes(*fields)
+    coded = payload, 0, start, lengths, decode_table(counts), classes, len(symbols), packed
+    decoded = NUMBA.decode_lanes(*coded)
+    with patch.multiple(module, **other_look_ups):
+        assert [part.tolist() for part in NUMBA.encode_lanes(*fields)] == [
+            start.tolist(), lengths.tolist(), payload.tolist()
+        ]  # fmt: skip
+        assert np.array_equal(NUMBA.decode_lanes(*coded), decoded)
 
 
 @pytest.mark.parametrize("lanes", [1, 64, 65, 100, 129, 200])

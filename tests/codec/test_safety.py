@@ -99,6 +99,7 @@ def test_a_step_outside_ends_the_process(side):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected by Linux' mprotect")
-def test_the_kernels_stay_inside_their_arrays():
-    result = run_guarded()
+@pytest.mark.parametrize("options", [[], ["other look-ups"]], ids=["this processor's look-ups", "the other look-ups"])
+def test_the_kernels_stay_inside_their_arrays(options):
+    result = run_guarded(*options)
     assert (result.returncode, result.stdout) == (0, "unharmed\n"), result.stderr

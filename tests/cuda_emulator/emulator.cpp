@@ -63,7 +63,9 @@ template <class... Types> static Kernel entry(const char *name, void (*function)
     return {name, (void *)function, unpack<Types...>};
 }
 #define ENTRY(name) entry(#name, name)
-#define ENTRIES(type) ENTRY(tans_decode_##type), ENTRY(tans_decode_##type##_packed), ENTRY(tans_values_##type)
+#define ENTRIES(type)                                                                                                  \
+    ENTRY(tans_decode_##type), ENTRY(tans_decode_##type##_packed), ENTRY(tans_values_##type),                          \
+        ENTRY(tans_partial_##type), ENTRY(tans_partial_##type##_packed)
 static const Kernel kernels[] = {
     ENTRY(tans_model), ENTRY(tans_lane_bits), ENTRY(tans_positions), ENTRIES(symbols), ENTRIES(int8), ENTRIES(uint8),
     ENTRIES(int4), ENTRIES(uint4), ENTRIES(float32), ENTRIES(float16), ENTRIES(bfloat16),

@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 from onnx_export_models import CONDITIONAL, net, normal, outputs_of, save, session
 from strategies import rng, seeds
 
-from onnx_export.calibration import BATCH, batches, check_samples, collect_statistics, combine, read_samples
+from onnx_export.calibration import BATCH, batches, check_samples, collect_statistics, combine, inputs_of, read_samples
 from onnx_export.compress import compress
 from onnx_export.weights import Reader
 from refimpl.activations import ActivationStatistics
@@ -134,7 +134,7 @@ plain = rng(0).standard_normal((8, 16)).astype(np.float32)
         (CHAIN, {"x": plain, "z": plain}, r"x, z, the model wants x \['n', 16\]"),
         (CHAIN, plain[:, :15], r"\[8, 15\], the model wants \['n', 16\]"),
         (CHAIN, plain[0], r"\[16\], the model wants \['n', 16\]"),
-        (CHAIN, plain[None], r"\[1, 8, 16\], the model wants \['n', 16\]"),
+        (CHAIN, plain[None, None], r"\[1, 1, 8, 16\], the model wants \['n', 16\]"),
         (CHAIN, plain[:0], "no samples"),
         (CHAIN, plain.astype(np.int64), r"dtype int64, the model wants tensor\(float\)"),
         (CHAIN, plain > 0, r"dtype bool, the model wants tensor\(float\)"),
@@ -234,6 +234,37 @@ def test_a_single_number_is_the_same_for_all_samples():
     assert_equal(found["x", -1], expected(samples["x"].astype(np.float64), -1))
 
 
+STATEFUL = """(float[b, 16] x, float[2, b, 12] h, int64 rate) => (float[2, b, 12] y) {
+    m = MatMul(x, w) a = Add(m, h) f = Cast <to = 1> (rate) y = Mul(a, f) }"""
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("rate", [np.array(3), np.full(5, 3)])
+def test_an_axis_in_front_gives_each_run_a_whole_input(count, rate):
+    model = net(STATEFUL, w=normal(16, 12))
+    x, h = (rng(i).standard_normal(s).astype(np.float32) for i, s in enumerate([(count, 16), (count, 2, 1, 12)]))
+    samples = check_samples(session(model), {"x": x, "h": h, "rate": rate[:count] if rate.ndim else rate})
+    runs = list(batches(session(model), samples))
+    assert [{n: a.shape for n, a in run.items()} for run in runs] == [
+        {"x": (1, 16), "h": (2, 1, 12), "rate": ()}
+    ] * count
+    for k, feeds in enumerate(runs):
+        assert np.array_equal(feeds["x"], x[k : k + 1])
+        assert np.array_equal(feeds["h"], h[k])
+    found = collect_statistics(model, {("x", -1): 16, ("h", -1): 12}, samples, silent)
+    assert_equal(found["x", -1], expected(x.astype(np.float64), -1))
+    assert_equal(found["h", -1], expected(h.astype(np.float64), -1))
+
+
+def test_states_that_do_not_count_samples_are_refused_with_the_way_out():
+    samples = {"x": plain, "h": np.zeros((2, 8, 12), np.float32), "rate": np.array(1)}
+    with pytest.raises(CalibrationError, match=r"x 8, h 2\. .*one more axis in front"):
+        check_samples(session(net(STATEFUL, w=normal(16, 12))), samples)
+    samples["h"] = np.zeros((8, 3, 1, 12), np.float32)
+    with pytest.raises(CalibrationError, match=r"h: data of shape \[8, 3, 1, 12\], the model wants \[2, 'b', 12\]"):
+        check_samples(session(net(STATEFUL, w=normal(16, 12))), samples)
+
+
 def reader(activation, axis=-1):
     return Reader("MatMul", 0, activation, axis)
 
@@ -263,3 +294,12 @@ def test_calibration_makes_the_silent_channels_coarse(tmp_path):
     bits = [r["tensors"][0]["bits_per_weight"] for r in (without, calibrated)]
     assert bits[1] < bits[0] or np.square(b - exact).sum() < np.square(a - exact).sum()
     assert not np.array_equal(a, b)
+
+
+def test_samples_fit_the_inputs_of_a_session_that_is_gone():
+    model = net(FIXED, w=normal(16, 16), v=normal(16, 8))
+    opened, samples = session(model), rng(0).standard_normal((15, 16)).astype(np.float32)
+    inputs = inputs_of(opened)
+    checked = check_samples(opened, samples)
+    assert np.array_equal(check_samples(inputs, samples)["x"], checked["x"])
+    assert [len(b["x"]) for b in batches(inputs, checked)] == [len(b["x"]) for b in batches(opened, checked)] == [6, 6]

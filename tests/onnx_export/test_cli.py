@@ -216,7 +216,7 @@ FAILURES = [
     ("compress m.onnx -o new.onnx --sparsity 1", 2, "sparsity is 1.0"),
     ("compress m.onnx -o new.onnx --activations int8", 2, "--calibration"),
     ("compress m.onnx -o new.onnx --recipe rate --activations int8", 2, "for double"),
-    ("compress m.onnx -o new.onnx --recipe lossless --budget global", 2, "for double"),
+    ("compress m.onnx -o new.onnx --recipe lossless --prune-budget global", 2, "for double"),
     ("compress m.onnx -o new.onnx --sparsity -0.5", 2, "sparsity is -0.5"),
     ("compress m.onnx -o new.onnx --jobs 0", 2, "jobs is 0"),
     ("compress m.onnx -o new.onnx --recipe lossless --sparsity 0.5", 2, "--sparsity"),
@@ -241,7 +241,7 @@ FAILURES = [
     ("run o.onnx --input z=x.npy -o y.npz", 2, "inputs given: z; the model wants: x"),
     ("run o.onnx --input x.npy -o y.npz", 2, "NAME=FILE.npy"),
     ("run o.onnx --input x= -o y.npz", 2, "NAME=FILE.npy"),
-    ("run o.onnx --input x=none.npy -o y.npz", 2, "none.npy: not a readable .npy file"),
+    ("run o.onnx --input x=none.npy -o y.npz", 2, "none.npy: No such file or directory"),
     ("run o.onnx --input x=m.onnx -o y.npz", 2, "m.onnx: not a readable .npy file"),
     ("run o.onnx --input x=zip.npz -o y.npz", 2, "zip.npz: not a readable .npy file"),
     ("run o.onnx --input x=empty.npy -o y.npz", 2, "empty.npy: not a readable .npy file"),
@@ -297,6 +297,23 @@ def test_without_a_command_the_help_is_shown(capsys):
     assert main([]) == 2
     shown = capsys.readouterr().out
     assert all(command in shown for command in COMMANDS)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_closed_standard_output_is_no_error(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["inspect", "o.onnx"]) == 0
+
+
+@pytest.mark.usefixtures("here")
+def test_why_tensors_were_copied_is_said(capsys):
+    ends(capsys, "compress m.onnx -o l.onnx --recipe lossless", 0, "float weights, which the lossless recipe keeps",
+         "WARNING: nothing was compressed")  # fmt: skip
+
+
+def test_shapes_that_do_not_fit_are_named(here, capsys):
+    np.save(here / "wide.npy", np.zeros((2, 65), np.float32))
+    ends(capsys, "run m.onnx --input x=wide.npy -o y.npz", 2, "Got: 65 Expected: 64")
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])

@@ -31,7 +31,7 @@ from onnx_export.calls import read_calls
 from onnx_export.compress import compress
 from onnx_export.functions import DOMAIN
 from onnx_export.session import load_session
-from onnx_export.verify import fitted
+from onnx_export.verify import fitted, verify
 from refimpl.errors import CalibrationError, ExportError, InvalidArgument, StreamError, TansorError
 
 WEIGHTS_KEYS = {
@@ -225,14 +225,14 @@ def test_a_global_budget_prunes_the_same_number_where_it_matters_least(tmp_path)
     source = save(model, tmp_path / "m.onnx")
     samples = rng(0).standard_normal((64, 64)).astype(np.float32)
     reports = {
-        budget: compress(source, tmp_path / f"{budget}.onnx", calibration=samples, sparsity=0.5, budget=budget)
+        budget: compress(source, tmp_path / f"{budget}.onnx", calibration=samples, sparsity=0.5, prune_budget=budget)
         for budget in ("layer", "global")
     }
     zeros = {budget: [t["sparsity"] * t["elements"] for t in report["tensors"]] for budget, report in reports.items()}
     total = sum(t["elements"] for t in reports["layer"]["tensors"])
     assert all(sum(z) >= total // 2 for z in zeros.values())
     assert zeros["layer"] != zeros["global"]
-    uncalibrated = compress(source, tmp_path / "u.onnx", sparsity=0.5, budget="global")
+    uncalibrated = compress(source, tmp_path / "u.onnx", sparsity=0.5, prune_budget="global")
     assert sum(t["sparsity"] * t["elements"] for t in uncalibrated["tensors"]) >= total // 2
     check_report(reports["global"], source, tmp_path / "global.onnx")
 
@@ -285,15 +285,29 @@ def test_what_is_not_understood_is_copied_with_its_reason(tmp_path):
     check_runs(source, tmp_path / "o.onnx")
 
 
-def test_constants_inside_bodies_are_copied_and_listed(tmp_path):
-    model = net(CONDITIONAL, w=normal(64, 32))
-    model.graph.node[0].attribute[1].g.initializer.append(numpy_helper.from_array(normal(64, 32, seed=3), "v"))
+def test_weights_inside_bodies_are_compressed(tmp_path):
+    model = net(CONDITIONAL.replace("MatMul(x, v)", "MatMul(x, w)"))
+    for seed, attribute in enumerate(model.graph.node[0].attribute):
+        attribute.g.initializer.append(numpy_helper.from_array(normal(64, 32, seed=seed), "w"))
     source, output = save(model, tmp_path / "m.onnx"), tmp_path / "o.onnx"
     report = compress(source, output)
-    assert [t["name"] for t in report["tensors"]] == ["w"]
-    assert [(s["name"], s["stored_bytes"]) for s in report["skipped"]] == [("v", 4 * 64 * 32)]
+    assert sorted(t["name"] for t in report["tensors"]) == ["w", "w_"]
+    assert report["skipped"] == []
     assert report["weights"]["count"] == 2 * 64 * 32
+    assert all(20 < t["sqnr_db"] < 60 for t in verify(output, source)["tensors"])
     check_runs(source, output)
+
+
+def test_what_bodies_keep_is_listed_with_its_reason(tmp_path):
+    text = CONDITIONAL.replace("MatMul(x, v)", "Add(k, small)").replace("n,", "64,")
+    model = net(text, w=normal(64, 32))
+    body = model.graph.node[0].attribute[1].g
+    body.initializer.append(numpy_helper.from_array(normal(64, 32, seed=3), "k"))
+    body.initializer.append(numpy_helper.from_array(normal(1, 32, seed=3), "small"))
+    report = compress(save(model, tmp_path / "m.onnx"), tmp_path / "o.onnx")
+    reasons = {s["name"]: s["reason"] for s in report["skipped"]}
+    assert reasons["k"].startswith("read by Add")
+    assert reasons["small"] == "fewer than 1024 elements"
 
 
 def test_patterns_that_match_nothing_are_noted(tmp_path):

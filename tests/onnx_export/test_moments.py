@@ -7,7 +7,7 @@ from strategies import rng, seeds
 
 from onnx_export import moments as under_test
 from onnx_export.calibration import check_samples
-from onnx_export.moments import Moment, collect_moments, load_hessian, moments_of, within_budget
+from onnx_export.moments import Moment, collect_moments, load_hessian, moments_of, save_whole, within_budget
 from onnx_export.weights import find_constants, to_matrix, to_rows
 
 
@@ -80,7 +80,7 @@ def test_a_budget_cuts_the_work_and_changes_nothing(tmp_path, monkeypatch):
     names = ("w1", "w2", "w3")
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     wanted, whole = collect(model, tmp_path / "a", samples, names)
-    monkeypatch.setattr(under_test, "BUDGET", 8 * 96**2)
+    monkeypatch.setattr(under_test, "BUDGET", under_test.ENTRY * 96**2)
     assert len(list(within_budget(wanted))) == 3
     _, cut = collect(model, tmp_path / "b", samples, names)
     assert all(np.array_equal(np.load(whole[m]), np.load(cut[m])) for m in wanted)
@@ -111,3 +111,27 @@ def test_each_use_counts_alike(tmp_path):
     assert np.allclose(np.diag(load_hessian(found, [a, b], 0)), [1.5, 3, 1.5])
     assert np.allclose(np.diag(load_hessian(found, [a, lost], 1)), [2.5, 3, 3.5])
     assert load_hessian(found, [lost], 1) is None
+
+
+def test_two_who_save_one_file_do_not_meet(tmp_path, monkeypatch):
+    path, real = tmp_path / "a.npy", np.save
+
+    def save_meanwhile(file, array):
+        monkeypatch.setattr(np, "save", real)
+        save_whole(path, array)  # another process, while this one writes
+        real(file, array)
+
+    monkeypatch.setattr(np, "save", save_meanwhile)
+    save_whole(path, np.arange(3))
+    assert np.load(path).tolist() == [0, 1, 2]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
+
+
+def test_what_cannot_be_saved_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="disk full"):
+        save_whole(tmp_path / "a.npy", np.arange(3))
+    assert not list(tmp_path.iterdir())

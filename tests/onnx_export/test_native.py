@@ -95,10 +95,23 @@ def test_large_tensors_decode_on_any_number_of_threads(threads):
         check_native(stored, threads=threads)
 
 
+def huge_tensors():
+    """So large that they are written past the caches, in rows that begin anywhere in a line."""
+    random = rng(6)
+    for shape, dtype in (((2049, 2053), "float32"), ((2049, 4099), "float16")):
+        symbols = np.minimum(random.geometric(0.3, shape), 15).astype(np.uint8)
+        columns = random.random((1, shape[1])).astype(np.float32)
+        yield store_weight(symbols, np.uint8([3]), columns, dtype, profile="archive")
+
+
 @pytest.mark.parametrize("decoder", ["portable", "avx2", "avx512"])
 def test_every_instruction_set_decodes_alike(decoder):
     """One that the processor lacks falls back to what it has."""
-    script = "import test_native\nfor stored in test_native.large_tensors(): test_native.check_native(stored)"
+    script = """
+from test_native import check_native, huge_tensors, large_tensors
+for stored in [*large_tensors(), *huge_tensors()]:
+    check_native(stored)
+"""
     here = Path(__file__).parent
     environment = os.environ | {"TANSOR_DECODER": decoder, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
     result = subprocess.run(

@@ -36,9 +36,10 @@ def test_every_kind_of_weight_runs_after_it(tmp_path, name):
         assert output_sqnr([b.astype(np.float64) for b in before], after) > 22
 
 
-@pytest.mark.parametrize("bits", [3.0, 5.0])
-def test_target_bits_are_met_over_the_whole_model(tmp_path, bits):
-    report = compress(OPT, tmp_path / "small.onnx", recipe="rate", target_bits=bits, calibration=TOKENS)
+@pytest.mark.parametrize(("bits", "profile"), [(3.0, "gpu"), (4.0, "archive"), (5.0, "gpu")])
+def test_target_bits_are_met_over_the_whole_model(tmp_path, bits, profile):
+    settings = {"recipe": "rate", "target_bits": bits, "profile": profile}
+    report = compress(OPT, tmp_path / "small.onnx", calibration=TOKENS, **settings)
     assert report["weights"]["bits_per_weight"] == pytest.approx(bits, rel=0.01)
     assert report["weights"]["bits_per_weight"] == 8 * report["weights"]["stored_bytes"] / report["weights"]["count"]
     verify(tmp_path / "small.onnx", OPT)
@@ -53,7 +54,7 @@ def test_more_jobs_write_the_same_bytes(tmp_path):
 def test_a_weight_that_matters_more_gets_more_bits(tmp_path):
     graph = "(float[n, 64] x) => (float[n, 64] y) { a = MatMul(x, w) b = MatMul(x, v) c = Mul(b, k) y = Add(a, c) }"
     model = net(graph, w=normal(64, 64), v=normal(64, 64, seed=1), k=np.float32(0.1))
-    samples = rng(0).standard_normal((40, 64)).astype(np.float32)
+    samples = rng(0).standard_normal((400, 64)).astype(np.float32)
     report = compress(save(model, tmp_path / "m.onnx"), tmp_path / "s.onnx", recipe="rate", calibration=samples)
     entropy = {t["name"]: t["entropy_bits_per_weight"] for t in report["tensors"]}
     assert entropy["w"] - entropy["v"] == pytest.approx(np.log2(10), abs=0.8)
@@ -151,6 +152,22 @@ def test_an_interrupted_run_goes_on_from_what_is_finished(tmp_path, monkeypatch)
     compress(OPT, tmp_path / "again.onnx", work=tmp_path / "work", **given)
     assert len(calls) == first > 0
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+
+
+def test_other_recipes_and_choices_of_tensors_share_what_was_measured(tmp_path, monkeypatch):
+    graph = "(float[n, 64] x) => (float[n, 32] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"
+    from onnx_export import moments
+
+    source = save(net(graph, w=normal(64, 48), v=normal(48, 32, seed=1)), tmp_path / "model.onnx")
+    samples = rng(0).standard_normal((30, 64)).astype(np.float32)
+    choices = [{"recipe": "rate"}, {"recipe": "rate", "exclude": ("v",)}, {"recipe": "aggressive"}]
+    for i, choice in enumerate(choices):
+        compress(source, tmp_path / f"{i}.onnx", calibration=samples, **choice)
+    for i, choice in enumerate(choices):
+        compress(source, tmp_path / f"shared-{i}.onnx", calibration=samples, work=tmp_path / "work", **choice)
+        assert (tmp_path / f"shared-{i}.onnx").read_bytes() == (tmp_path / f"{i}.onnx").read_bytes()
+        monkeypatch.setattr(moments, "run_group", None)  # the moments are there
+    assert len(list((tmp_path / "work").iterdir())) == 1
 
 
 def test_another_model_shares_no_work(tmp_path):

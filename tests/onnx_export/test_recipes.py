@@ -53,13 +53,13 @@ def test_a_sparsity_is_that_of_the_layers():
 
 
 def test_a_budget_is_of_double_alone():
-    assert recipe("double", budget="global").budget == "global"
-    assert recipe("double").budget == recipe("double", budget="layer").budget == "layer"
+    assert recipe("double", prune_budget="global").prune_budget == "global"
+    assert recipe("double").prune_budget == recipe("double", prune_budget="layer").prune_budget == "layer"
     for name in ("rate", "aggressive", "lossless"):
         with pytest.raises(InvalidArgument, match="for double"):
-            recipe(name, budget="global")
-    with pytest.raises(InvalidArgument, match="budget is 'row'"):
-        recipe("double", budget="row")
+            recipe(name, prune_budget="global")
+    with pytest.raises(InvalidArgument, match="prune_budget is 'row'"):
+        recipe("double", prune_budget="row")
 
 
 def test_activations_are_quantized_by_double_alone():

@@ -4,11 +4,11 @@ import sys
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx_export_models import NETS, feeds_for, net, outputs_of, save, session
+from onnx_export_models import CONDITIONAL, NETS, feeds_for, net, normal, outputs_of, save, session
 
 from onnx_export.cli import main
-from onnx_export.runtime import ELEMENT_TYPES, open_session, run
-from refimpl.errors import ExportError
+from onnx_export.runtime import ELEMENT_TYPES, LARGE, apart, open_session, placeholder, run
+from refimpl.errors import ExportError, InvalidArgument
 
 BOTH = r"tansor\[cpu\].*tansor\[gpu\]"
 
@@ -72,9 +72,58 @@ def test_cuda_is_not_replaced_in_silence():
 def test_a_model_above_the_limit_goes_through_a_file(monkeypatch):
     model = NETS["deep"]()
     expected = outputs_of(model)[0]
-    monkeypatch.setattr("onnx_export.runtime.PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr("onnx_export.files.PROTOBUF_LIMIT", 1000)
     opened = open_session(model)
     assert np.array_equal(opened.run(None, feeds_for(opened))[0], expected)
+
+
+WIDE = "(float[n, 128] x) => (float[n, 256] y) { a = MatMul(x, w) y = Add(a, b) }"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_large_weights_are_given_as_arrays(dtype):
+    kind = {"float32": "float", "float16": "float16"}[np.dtype(dtype).name]
+    model = net(WIDE.replace("float", kind), w=normal(128, 256, dtype=dtype), b=normal(256, dtype=dtype))
+    before = model.SerializeToString(deterministic=True)
+    light, arrays = apart(model)
+    assert list(arrays) == ["w"]
+    assert arrays["w"].nbytes >= LARGE
+    assert light.ByteSize() < LARGE
+    assert np.array_equal(open_session(model).run(None, {"x": np.ones((2, 128), dtype)})[0],
+                          session(model).run(None, {"x": np.ones((2, 128), dtype)})[0])  # fmt: skip
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_weights_in_bodies_and_those_a_run_may_replace():
+    weights = {"w": normal(256, 128), "v": normal(256, 128, seed=1)}
+    model = net(CONDITIONAL.replace("64", "256").replace("32", "128"), **weights)
+    opened = open_session(model)
+    for c in (True, False):
+        feeds = {"c": np.array(c), "x": normal(3, 256, seed=2)}
+        assert np.array_equal(opened.run(None, feeds)[0], session(model).run(None, feeds)[0])
+    model = net(WIDE.replace(" x)", " x, float[128, 256] w)"), w=normal(128, 256), b=normal(256))
+    assert apart(model)[1] == {}
+    x = normal(3, 128)
+    opened = open_session(model)
+    assert np.allclose(opened.run(None, {"x": x, "w": np.zeros((128, 256), np.float32)})[0], normal(256), atol=1e-6)
+    assert np.array_equal(opened.run(None, {"x": x})[0], session(model).run(None, {"x": x})[0])
+
+
+def test_values_of_placeholders_are_given():
+    w, x = normal(128, 256), normal(3, 128)
+    expected = session(net(WIDE, w=w, b=normal(256))).run(None, {"x": x})[0]
+    model = net(WIDE, b=normal(256))
+    model.graph.initializer.append(placeholder("w", w.shape, w.dtype))
+    assert np.array_equal(open_session(model, arrays={"w": w}).run(None, {"x": x})[0], expected)
+
+
+def test_threads_are_those_of_the_environment(monkeypatch):
+    monkeypatch.setenv("TANSOR_THREADS", "2")
+    assert open_session(NETS["deep"]()).get_session_options().intra_op_num_threads == 2
+    for wrong in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("TANSOR_THREADS", wrong)
+        with pytest.raises(InvalidArgument, match="TANSOR_THREADS"):
+            open_session(NETS["deep"]())
 
 
 @pytest.mark.parametrize(("name", "dtype"), [(n, d) for n, d in ELEMENT_TYPES.items() if n != "tensor(bool)"])

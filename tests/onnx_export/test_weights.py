@@ -120,9 +120,77 @@ def test_readers_inside_bodies_count_but_watch_nothing(text, activation):
     assert readers(net(text, w=normal(64, side), v=normal(64, side))) == ((Reader("MatMul", 0, activation, -1),), ())
 
 
-def test_what_a_body_does_behind_a_transpose_is_not_known():
+def test_what_a_body_does_behind_a_transpose_counts():
     text = CONDITIONAL.replace("a = MatMul(x, w)", "u = Transpose(w) a = MatMul(x, u)")
-    assert readers(net(text, w=normal(32, 64), v=normal(64, 32))) == ((), ("Transpose",))
+    assert readers(net(text, w=normal(32, 64), v=normal(64, 32))) == ((Reader("MatMul", 1, None, -1),), ())
+
+
+def test_what_a_body_returns_is_no_reader_that_may_be_approximated():
+    text = CONDITIONAL.replace("a = MatMul(x, w)", "a = Identity(w)").replace("n,", "64,")
+    assert readers(net(text, w=normal(64, 32), v=normal(64, 32))) == ((), ("If",))
+
+
+CARRIED = """(float[n, 64] x) => (float[n, 64] y, float[64, 64] last) {
+    times = Constant <value = int64 {2}> ()
+    yes = Constant <value = bool {1}> ()
+    y, last = Loop(times, yes, x, w) <body = b (int64 i, bool go, float[n, 64] s, float[64, 64] u) =>
+        (bool more, float[n, 64] t, float[64, 64] o) {
+        more = Identity(go)
+        t = MatMul(s, u)
+        o = Identity(u)
+    }> }"""
+
+
+def test_what_a_loop_carries_as_it_is_is_read_in_its_body():
+    model = net(CARRIED, w=normal(64, 64))
+    assert readers(model) == ((Reader("MatMul", 0, None, -1),), ("the model's caller",))
+    del model.graph.output[1]
+    assert readers(model) == ((Reader("MatMul", 0, None, -1),), ())
+    changed = net(CARRIED.replace("o = Identity(u)", "o = Tanh(u)"), w=normal(64, 64))
+    assert readers(changed) == ((), ("Loop",))
+
+
+SLICED = {
+    "Slice": ("a = Slice(w, zero, some) y = MatMul(x, a)", Reader("MatMul", 0, None, -1)),
+    "Split": ("a, b = Split <axis = 0> (w) y = MatMul(x, b)", Reader("MatMul", 0, None, -1)),
+    "Concat": ("a = Concat <axis = 1> (w, x) y = MatMul(x, a)", Reader("MatMul", 0, None, -1)),
+    "Unsqueeze": ("a = Unsqueeze(w, zero) y = MatMul(x, a)", Reader("MatMul", 0, "x", -1)),
+    "Unsqueeze, last": ("a = Unsqueeze(w, last) b = Squeeze(a, last) y = MatMul(x, b)", Reader("MatMul", 0, "x", -1)),
+    "gates in another order": (
+        """a = Slice(w, zero, some) b = Slice(w, some, many) c = Concat <axis = 0> (b, a) d = Unsqueeze(c, zero)
+        y = LSTM <hidden_size = 32> (x, d, r)""",
+        Reader("LSTM", 1, None, -1),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SLICED)
+def test_nodes_that_only_move_values_are_looked_through(case):
+    nodes, reader = SLICED[case]
+    whole = net(f"(float[a, b] x) => (float[c, d] y) {{ {nodes} }}", w=normal(128, 32),
+                zero=np.array([0]), some=np.array([64]), many=np.array([128]), last=np.array([-1]))  # fmt: skip
+    understood, others = readers(whole)
+    assert others == ()
+    assert set(understood) == {reader}
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    ["a = Unsqueeze(w, x) y = MatMul(x, a)", "a = Unsqueeze(w, last) y = MatMul(x, a)", "a = Slice(x, w) y = Tanh(a)"],
+)
+def test_axes_that_are_not_known_or_not_of_the_constant_are_no_channels(nodes):
+    model = net(f"(float[a, b] x) => (float[c, d] y) {{ {nodes} }}", w=normal(64, 32), last=np.array([1]))
+    understood, others = readers(model)
+    assert understood == ()
+    assert len(others) == 1
+
+
+def test_names_of_a_body_mean_nothing_outside_it():
+    text = CONDITIONAL.replace("a = MatMul(x, w)", "u = Transpose(w) a = MatMul(x, u)").replace(
+        "b = MatMul(x, v)", "u = Transpose(v) b = MatMul(x, u)"
+    )
+    model = net(text, w=normal(32, 64), v=normal(32, 64, seed=1))
+    assert readers(model, "w") == readers(model, "v") == ((Reader("MatMul", 1, None, -1),), ())
 
 
 def test_nested_bodies_are_read():

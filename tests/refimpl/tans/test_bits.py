@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from oracle import field, number
 
-from refimpl.tans.bits import append_bits, read_fields, write_fields
+from refimpl.tans.bits import append_bits, pack_fields, read_fields, unpack_fields, write_fields
 
 fields = st.lists(
     st.integers(0, 31).flatmap(lambda w: st.tuples(st.integers(0, (1 << w) - 1), st.just(w))), max_size=50
@@ -83,3 +83,12 @@ def test_appended_bits_follow_without_a_gap(head, tail):
 
     joined = append_bits(words(head), len(head), words(tail), len(tail))
     assert np.array_equal(joined, words(np.concatenate([head, tail])))
+
+
+@given(st.integers(0, 31), st.integers(0, 70), st.data())
+def test_fields_of_one_width_are_fields(width, first_bit, data):
+    values = np.array(data.draw(st.lists(st.integers(0, (1 << width) - 1), max_size=70)), np.int64)
+    words = pack_fields(values, width)
+    assert words.tolist() == write_fields(values, np.full(len(values), width)).tolist()
+    behind = append_bits(np.zeros(-(-first_bit // 32), np.uint32), first_bit, words, width * len(values))
+    assert unpack_fields(behind, first_bit, width, len(values)).tolist() == values.tolist()

@@ -50,3 +50,11 @@ def test_the_archive_has_no_more_lanes_than_the_gpu(count, bits_each):
 def test_unknown_profiles_are_refused():
     with pytest.raises(InvalidArgument, match="profile"):
         choose_lane_count(1, 1, "cpu")
+
+
+@given(st.integers(1, 10**7), st.integers(1, 8), st.sampled_from(["gpu", "archive"]))
+def test_a_part_of_a_tensor_gets_as_many_lanes_as_the_whole(count, bits, profile):
+    whole = choose_lane_count(count, bits * count, profile)
+    part = -(-count // 4)
+    assert choose_lane_count(part, bits * part, profile, tensor_count=count) in (whole, -(-part // 4))
+    assert choose_lane_count(count, bits * count, profile, tensor_count=count) == whole
