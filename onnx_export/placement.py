@@ -36,6 +36,7 @@ from refimpl.search import SCALE_BITS, Choice, Searched, choose_exponent, choose
 Array = npt.NDArray[Any]
 Statistics = Mapping[tuple[str, int], ActivationStatistics]
 NODE_BITS = 8 * 128  # about what a Mul and its names take
+MARGIN = 0.01  # of the layers' bits: what absorption by a linear layer has to save
 READERS = ("MatMul", "Gemm")
 
 
@@ -158,7 +159,11 @@ def choose_place(site: Site, graph: Graph, known: Known, placed: Set[str]) -> tu
     sink = find_sink(graph, site.value, len(s), len(site.weights))
     costs: list[tuple[tuple[int, float], str]] = []
     if sink is not None:
-        more = 0.0 if sink.weight is None else extra_bits(sink, s, known, placed)
+        more = 0.0
+        if sink.weight is not None:
+            more = extra_bits(sink, s, known, placed)
+            if settings.activation_bits is None:
+                more += MARGIN * sum(c.bits for c in shared)
         costs.append((rank(shared, more), sink.kind))
     costs.append((rank(shared, SCALE_BITS * len(s) + NODE_BITS), "activations"))
     if settings.activation_bits is None:
