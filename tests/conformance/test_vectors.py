@@ -37,6 +37,9 @@ def test_the_committed_files_are_what_the_writer_writes():
 
 
 def test_the_check_names_what_would_change(tmp_path):
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)  # what a tolerance covers differs between machines
+    for step in (case.step for case in CASES if case.tolerance is None and case.step != "onnx"):
+        (tmp_path / f"{step}.bin").unlink(missing_ok=True)
     written = write_vectors("--folder", tmp_path)
     assert written.returncode == 0, written.stderr
     for path in FOLDER.rglob("*"):

@@ -88,7 +88,7 @@ def test_already_quantized_weights_keep_their_values(tmp_path):
     [
         ({}, "--calibration"),
         ({"calibration": TOKENS, "target_bits": 0}, "target_bits"),
-        ({"calibration": TOKENS, "target_bits": 17}, "target_bits"),
+        ({"calibration": TOKENS, "target_bits": 33}, "target_bits"),
         ({"calibration": TOKENS, "target_bits": 0.05}, "raise --target-bits"),
         ({"calibration": TOKENS, "target_bits": 3, "max_loss": 1, "tokens": TOKENS}, "one of them"),
         ({"calibration": TOKENS, "max_loss": 1}, "--tokens"),
