@@ -292,7 +292,12 @@ def rated(
             model, floats, ties, checked, probe_batches(inputs, checked), bits, judge, options, folder, tell
         )
     if error > 0:
-        notes.append(f"the outputs keep {-10 * np.log10(error):.1f} dB on calibration samples")
+        kept = float(-10 * np.log10(error))
+        notes.append(f"the outputs keep {kept:.1f} dB on calibration samples")
+        if bits is None and judge is None and kept < settings.output_sqnr_db - TOLERANCE_DB:
+            notes.append(
+                f"WARNING: that is below {settings.output_sqnr_db:.0f} dB, which was aimed at; check the result"
+            )
     return {c.name: (results | rate)[c.name] for c in constants}
 
 

@@ -154,6 +154,24 @@ def test_an_interrupted_run_goes_on_from_what_is_finished(tmp_path, monkeypatch)
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
 
 
+def test_outputs_worse_than_aimed_at_are_a_warning(tmp_path, monkeypatch):
+    from onnx_export import rate
+
+    graph = "(float[n, 64] x) => (float[n, 32] y) { y = MatMul(x, w) }"
+    source = save(net(graph, w=normal(64, 32)), tmp_path / "model.onnx")
+    given = {"recipe": "rate", "calibration": rng(0).standard_normal((30, 64)).astype(np.float32), "force": True}
+    met = compress(source, tmp_path / "o.onnx", **given)["notes"]
+    assert not any("aimed at" in note for note in met)
+    real = rate.allocate_error
+    monkeypatch.setattr(rate, "allocate_error", lambda demands, aim: real(demands, 30 * aim))
+    monkeypatch.setattr(rate, "TRIES", 1)
+    assert any(
+        "WARNING" in note and "24 dB" in note for note in compress(source, tmp_path / "o.onnx", **given)["notes"]
+    )
+    coarse = compress(source, tmp_path / "o.onnx", target_bits=2, **given)["notes"]  # asked for, so no warning
+    assert not any("aimed at" in note for note in coarse)
+
+
 def test_other_recipes_and_choices_of_tensors_share_what_was_measured(tmp_path, monkeypatch):
     graph = "(float[n, 64] x) => (float[n, 32] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"
     from onnx_export import moments
