@@ -39,7 +39,15 @@ from onnx_export.tensors import (
 )
 from onnx_export.ties import Tie
 from onnx_export.weights import Constant, from_matrix, from_rows, to_matrix, to_rows
-from refimpl.allocation import Demand, Share, allocate_bits, allocate_error, bend
+from refimpl.allocation import (
+    Demand,
+    Share,
+    allocate_bits,
+    allocate_error,
+    bend,
+    choose_by_bits,
+    choose_by_error,
+)
 from refimpl.bands import SteppedBands, stepped_bands
 from refimpl.errors import InvalidArgument
 from refimpl.gptq import activation_order
@@ -221,11 +229,11 @@ def compress_by_rate(
     for i, trial in enumerate(trials):
         pairs.append((trial, demand(trial, probe, folder)))
         tell("probe", i + 1, len(trials))
-    plan = make_plan(cheapest_variants(pairs), moments, probe, folder, options, tell)
+    allowed = 10.0 ** (-settings.output_sqnr_db / 10)
+    plan = make_plan(choose_variants(pairs, bits, allowed), moments, probe, folder, options, tell)
     if bits is not None:
         results = meet_bits(plan, bits)
     else:
-        allowed = 10.0 ** (-settings.output_sqnr_db / 10)
         results = meet_loss(plan, allowed, judge or (lambda weights: (probe.error(weights) or 0.0) / allowed))
     return results, probe.error(decoded(results)) or 0.0
 
@@ -375,26 +383,16 @@ def demand(trial: Trial, probe: Probe, folder: Path) -> Demand:
     return Demand(curve, weights, gain, trial.stored_bits - float(weights * curve.bits[point]))
 
 
-def cheapest_variants(pairs: Sequence[tuple[Trial, Demand]]) -> list[tuple[Trial, Demand]]:
-    """Of the variants of each weight, the one that reaches the least of their trials' errors with the fewest bits."""
+def choose_variants(
+    pairs: Sequence[tuple[Trial, Demand]], bits: float | None, error: float
+) -> list[tuple[Trial, Demand]]:
+    """Of the variants of each weight, the cheapest one for that many bits, or else for that error at the outputs."""
     tried: dict[str, list[tuple[Trial, Demand]]] = {}
     for trial, wants in pairs:
         tried.setdefault(trial.layer.constant.name, []).append((trial, wants))
-    chosen = []
-    for alternatives in tried.values():
-        least = min(float(d.gain * d.curve.error[t.point]) for t, d in alternatives)
-        chosen.append(min(alternatives, key=lambda pair: bits_for(pair[1], least)))
-    return chosen
-
-
-def bits_for(wants: Demand, error: float) -> float:
-    """Bits at which a weight has an error at the outputs; infinite if its finest step has more."""
-    tiny = np.finfo(np.float64).tiny
-    errors = np.log(np.maximum(wants.gain * wants.curve.error, tiny))
-    x = np.log(max(error, tiny))
-    if x < errors[0] - 1e-9:
-        return np.inf
-    return wants.weights * float(np.interp(x, errors, wants.curve.bits)) + wants.overhead
+    tensors = [[wants for _, wants in variants] for variants in tried.values()]
+    picks = choose_by_error(tensors, error) if bits is None else choose_by_bits(tensors, bits)
+    return [variants[pick] for variants, pick in zip(tried.values(), picks, strict=True)]
 
 
 def make_plan(

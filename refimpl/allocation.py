@@ -93,19 +93,75 @@ def allocate_error(demands: Sequence[Demand], target_error: float) -> list[Share
     return search(demands, lambda shares: sum(s.error for s in shares) >= target_error, coarse_side=False)
 
 
+def choose_by_bits(tensors: Sequence[Sequence[Demand]], target_bits: float) -> list[int]:
+    """Of the ways to quantize each tensor, which one to take for a number of bits.
+
+    The way that costs least at the price of a bit that all tensors pay: one that cannot get as fine as the others
+    want loses where bits are many, one that stores more beside its codes where they are few.
+
+    Parameters
+    ----------
+    tensors : sequence of sequences of Demand
+        The ways of each tensor, at least one.
+    target_bits : float
+        Of all tensors together, overheads included.
+
+    Returns
+    -------
+    list of int
+        Index of the way of each tensor; of equals the first.
+
+    Raises
+    ------
+    InvalidArgument
+        A target that is not positive.
+
+    Examples
+    --------
+    >>> from refimpl.rate import rate_curve
+    >>> curve = rate_curve(np.random.default_rng(0).normal(size=(64, 64)))
+    >>> rough = RateCurve(curve.step[20:], curve.bits[20:], curve.error[20:])
+    >>> ways = [Demand(rough, 4096, 1.0), Demand(curve, 4096, 1.0, overhead=999.0)]
+    >>> choose_by_bits([ways], 2 * 4096), choose_by_bits([ways], 8 * 4096)
+    ([0], [1])
+    """
+    if not target_bits > 0:
+        raise InvalidArgument(f"the target is {target_bits} bits, it must be positive")
+    return [i for i, _ in cheapest_ways(tensors, lambda shares: sum(s.bits for s in shares) <= target_bits)]
+
+
+def choose_by_error(tensors: Sequence[Sequence[Demand]], target_error: float) -> list[int]:
+    """The same for an error at the outputs, see `choose_by_bits`."""
+    if not target_error > 0:
+        raise InvalidArgument(f"the target error is {target_error}, it must be positive")
+    return [i for i, _ in cheapest_ways(tensors, lambda s: sum(x.error for x in s) >= target_error, coarse_side=False)]
+
+
 def search(
     demands: Sequence[Demand], enough: Callable[[list[Share]], bool], *, coarse_side: bool = True
 ) -> list[Share]:
+    """The shares of demands that have no other way."""
+    return [share for _, share in cheapest_ways([[d] for d in demands], enough, coarse_side=coarse_side)]
+
+
+def cheapest_ways(
+    tensors: Sequence[Sequence[Demand]], enough: Callable[[list[Share]], bool], *, coarse_side: bool = True
+) -> list[tuple[int, Share]]:
     """Bisect the price of a bit until the shares are just coarse enough (or, on the other side, not yet too coarse)."""
-    fine = [refine(d.curve) for d in demands]
+    fine = [[refine(d.curve) for d in ways] for ways in tensors]
     low, high = -300.0, 300.0  # log2 of the price
 
-    def at(exponent: float) -> list[Share]:
-        return [cheapest(d, c, 2.0**exponent) for d, c in zip(demands, fine, strict=True)]
+    def at(exponent: float) -> list[tuple[int, Share]]:
+        price = 2.0**exponent
+        found = []
+        for ways, curves in zip(tensors, fine, strict=True):
+            shares = [cheapest(d, c, price) for d, c in zip(ways, curves, strict=True)]
+            found.append(min(enumerate(shares), key=lambda pair: pair[1].error + price * pair[1].bits))
+        return found
 
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if enough(at(middle)):
+        if enough([share for _, share in at(middle)]):
             high = middle
         else:
             low = middle

@@ -1,11 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refimpl.allocation import Demand, allocate_bits, allocate_error
+from refimpl.allocation import Demand, allocate_bits, allocate_error, choose_by_bits, choose_by_error
 from refimpl.errors import InvalidArgument
-from refimpl.rate import rate_curve
+from refimpl.rate import RateCurve, rate_curve
 
 GAUSSIAN = rate_curve(np.random.default_rng(0).normal(size=(256, 64)))
 LAPLACE = rate_curve(np.random.default_rng(1).laplace(size=(256, 64)))
@@ -25,9 +27,32 @@ demands = st.lists(
 @given(demands, st.floats(2.0, 5.0))
 def test_bits_are_spent_and_not_exceeded(wanted, bits):
     target = bits * sum(d.weights for d in wanted) + sum(d.overhead for d in wanted)
-    took = sum(s.bits for s in allocate_bits(wanted, target))
+    shares = allocate_bits(wanted, target)
+    took = sum(s.bits for s in shares)
     assert took <= target
-    assert took > 0.97 * target or took + max(d.weights for d in wanted) * 0.05 > target
+    # A curve that is not convex jumps: no price of a bit leads to the steps in between.
+    assert took > 0.97 * target or took + max(d.weights for d in wanted) * 1.25 > target
+    assert allocate_bits(wanted, took * (1 + 1e-9)) == shares
+
+
+@given(demands, st.floats(2.0, 5.0), st.integers(0, 5), st.floats(1, 10))
+def test_a_way_that_costs_more_everywhere_is_not_taken(wanted, bits, worse, factor):
+    target = bits * sum(d.weights for d in wanted)
+    tensors = [[d] for d in wanted]
+    i = worse % len(wanted)
+    tensors[i] = [replace(wanted[i], overhead=wanted[i].overhead + 100 * factor), wanted[i]]
+    assert choose_by_bits(tensors, target)[i] == 1
+    tensors[i] = [replace(wanted[i], gain=wanted[i].gain * 2 * factor), wanted[i]]
+    assert choose_by_error(tensors, 0.01 * sum(d.gain for d in wanted))[i] == 1
+
+
+def test_a_way_that_gets_no_finer_loses_where_bits_are_many():
+    rough = RateCurve(GAUSSIAN.step[16:], GAUSSIAN.bits[16:], GAUSSIAN.error[16:])
+    ways = [Demand(rough, 1000, 1.0), Demand(GAUSSIAN, 1000, 1.0, overhead=300.0)]
+    assert [choose_by_bits([ways], 1000 * bits)[0] for bits in (2, 3, 6, 8)] == [0, 0, 1, 1]
+    for choose in (choose_by_bits, choose_by_error):
+        with pytest.raises(InvalidArgument, match="positive"):
+            choose([ways], 0)
 
 
 @given(demands, st.floats(1.5, 4.0), st.integers(0, 5), st.integers(0, 5), st.floats(0.05, 0.5))
