@@ -168,6 +168,7 @@ def test_outputs_worse_than_aimed_at_are_a_warning(tmp_path, monkeypatch):
     assert any(
         "WARNING" in note and "24 dB" in note for note in compress(source, tmp_path / "o.onnx", **given)["notes"]
     )
+    monkeypatch.undo()
     coarse = compress(source, tmp_path / "o.onnx", target_bits=2, **given)["notes"]  # asked for, so no warning
     assert not any("aimed at" in note for note in coarse)
 
