@@ -8,6 +8,7 @@ one exponent. Specification: docs/spec/pipeline.md, "Search".
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -47,6 +48,17 @@ class Searched:
     weight: npt.NDArray[np.float32]  # (out, in)
     kept: npt.NDArray[np.bool_] | None = None  # (out, in) False where pruned
     row_scale: npt.NDArray[np.float32] | None = None  # (out,) what rows were divided by: s of the layer behind
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a search knows of a layer before it tries an exponent."""
+
+    weight: npt.NDArray[np.float32]  # (rows, in) some of the rows, pruned weights 0
+    stride: int  # of these rows
+    loudness: npt.NDArray[np.float64] | float  # (rows, 1) what their squared errors count
+    allowed: float  # squared error of their output
+    largest: npt.NDArray[np.float32]  # (in,) max_i |W[i, j]|, of all rows
 
 
 @dataclass(frozen=True)
@@ -159,9 +171,10 @@ def choose_shared_exponent(layers: Sequence[Searched], statistics: ActivationSta
     InvalidArgument
         No exponents.
     """
+    samples = [take_sample(layer, statistics, aim) for layer in layers]
     best: tuple[tuple[int, float], list[Choice]] | None = None
     for exponent in aim.exponents:
-        choices = [try_exponent(layer, statistics, exponent, aim) for layer in layers]
+        choices = [try_exponent(*pair, statistics, exponent, aim) for pair in zip(layers, samples, strict=True)]
         missed = sum(not c.reached for c in choices)
         rank = (missed, sum(c.error if missed else c.bits for c in choices))
         if best is None or rank < best[0]:
@@ -171,7 +184,22 @@ def choose_shared_exponent(layers: Sequence[Searched], statistics: ActivationSta
     return best[1]
 
 
-def try_exponent(layer: Searched, statistics: ActivationStatistics, exponent: float, aim: Aim) -> Choice:
+def take_sample(layer: Searched, statistics: ActivationStatistics, aim: Aim) -> Sample:
+    """Some rows of a layer, and what the target allows for them; see `choose_exponent`."""
+    stride = max(1, -(-layer.weight.size // SAMPLE_WEIGHTS))
+    rows = layer.weight[::stride]
+    loudness = 1.0 if layer.row_scale is None else np.square(layer.row_scale[::stride, None], dtype=np.float64)
+    contribution = np.asarray(statistics.variance, np.float64) * (np.square(rows, dtype=np.float64) * loudness).sum(0)
+    power = float(np.minimum(contribution, np.quantile(contribution, CAP) if len(contribution) else 0).sum())
+    if layer.kept is not None:
+        rows = np.where(layer.kept[::stride], rows, np.float32(0))
+    largest = np.abs(layer.weight).max(axis=0, initial=0)
+    return Sample(rows, stride, loudness, power * 10.0 ** (-aim.target_sqnr_db / 10), largest)
+
+
+def try_exponent(
+    layer: Searched, sample: Sample, statistics: ActivationStatistics, exponent: float, aim: Aim
+) -> Choice:
     """The best scale for one exponent.
 
     One scale for all of W', with two exceptions. Where its largest weight, not the target, decides how fine that is,
@@ -180,30 +208,28 @@ def try_exponent(layer: Searched, statistics: ActivationStatistics, exponent: fl
     those of the weight as it was. Rows have scales only where no scales of columns are stored beside them.
     """
     weight, last = layer.weight, aim.last_code
+    stride, loudness, allowed = sample.stride, sample.loudness, sample.allowed
     channel_scale = max_scale(statistics.maximum, exponent)
     rows_are_free = aim.absorbed or bool((channel_scale == 1).all())
-    stride = max(1, -(-weight.size // SAMPLE_WEIGHTS))
-    sample = weight[::stride]
-    loudness = 1.0 if layer.row_scale is None else np.square(layer.row_scale[::stride, None], dtype=np.float64)
-    contribution = np.asarray(statistics.variance, np.float64) * (np.square(sample, dtype=np.float64) * loudness).sum(0)
-    power = float(np.minimum(contribution, np.quantile(contribution, CAP) if len(contribution) else 0).sum())
-    allowed = power * 10.0 ** (-aim.target_sqnr_db / 10)
-    if layer.kept is not None:
-        sample = np.where(layer.kept[::stride], sample, np.float32(0))
-    scaled = scale_channels(sample, channel_scale)
+    scaled = scale_channels(sample.weight, channel_scale)
     gain = np.asarray(statistics.mean_square, np.float64) / np.square(channel_scale, dtype=np.float64) * loudness
     noise = 0.0
     if aim.activation_bits is not None:
         seen = rounding_noise(statistics.maximum / channel_scale, aim.activation_bits)
         noise = seen * float((np.square(scaled, dtype=np.float64) * loudness).sum())
-    columns = np.abs(weight).max(axis=0, initial=0) * channel_scale
+    columns = scale_channels(sample.largest, channel_scale)
     finest = max(float(columns.max(initial=0)) / last, 2.0**-126)
+
+    @cache
+    def rows() -> Floors:
+        """The largest weight of each row, (out, 1): they are all looked through only where rows have scales."""
+        return np.abs(scale_channels(weight, channel_scale)).max(axis=1, keepdims=True, initial=0)
 
     def choice(floors: Floors | None = None, relative: Floors | None = None) -> Choice:
         """With scales ``max(step, floors)``, or ``step * relative``."""
         fine = finest
         if relative is not None:
-            fine = max(float((rows / relative[:, 0]).max(initial=0)) / last, 2.0**-126)
+            fine = max(float((rows() / relative).max(initial=0)) / last, 2.0**-126)
         by_row = floors is not None and floors.shape[1] == 1
         step = coarsest_scale(
             scaled if relative is None else scaled / relative[::stride],
@@ -224,14 +250,13 @@ def try_exponent(layer: Searched, statistics: ActivationStatistics, exponent: fl
     tried = [choice()]
     if not weight.size:
         return tried[0]
-    rows = np.abs(scale_channels(weight, channel_scale)).max(axis=1, initial=0)
     if layer.row_scale is not None and rows_are_free:
         tried.append(choice(relative=np.float32(1) / layer.row_scale[:, None]))
     if aim.outliers and tried[0].scale[0, 0] <= np.float32(finest):
         if "columns" in aim.outliers:
             tried.append(choice(columns[None, :] / np.float32(last)))
         if "rows" in aim.outliers and rows_are_free:
-            tried.append(choice(rows[:, None] / np.float32(last)))
+            tried.append(choice(rows() / np.float32(last)))
     return min(tried, key=lambda c: (not c.reached, c.bits if c.reached else c.error))
 
 

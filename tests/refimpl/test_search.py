@@ -205,6 +205,13 @@ def test_no_exponent_is_refused():
         choose_exponent(Searched(np.ones((2, 2), f32)), alike(2), Aim((), 20.0, 127))
 
 
+def test_a_weight_beyond_float32_is_refused_also_outside_the_sample():
+    weight, maximum = np.ones((600, 512), f32), np.ones(512)
+    weight[1, 0], maximum[0] = 3e38, 8.0
+    with pytest.raises(InvalidArgument, match="beyond float32"):
+        choose_exponent(Searched(weight), ActivationStatistics(maximum, maximum, maximum), Aim((1.0,), 20.0, 127))
+
+
 def with_outlier(seed, rows=60, columns=48, size=400.0):
     weight = rng(seed).standard_normal((rows, columns)).astype(f32)
     weight[rows // 2, columns // 3] = size
