@@ -67,9 +67,7 @@ def allocate_bits(demands: Sequence[Demand], target_bits: float) -> list[Share]:
     >>> [round(s.bits / 4096, 1) for s in shares]  # 16 times the gain: a quarter of the step, 2 bits more
     [2.1, 3.9]
     """
-    if not target_bits > 0:
-        raise InvalidArgument(f"the target is {target_bits} bits, it must be positive")
-    return search(demands, lambda shares: sum(s.bits for s in shares) <= target_bits)
+    return [share for _, share in ways_by_bits([[d] for d in demands], target_bits)]
 
 
 def allocate_error(demands: Sequence[Demand], target_error: float) -> list[Share]:
@@ -88,9 +86,7 @@ def allocate_error(demands: Sequence[Demand], target_error: float) -> list[Share
     >>> round(share.step, 1)
     1.0
     """
-    if not target_error > 0:
-        raise InvalidArgument(f"the target error is {target_error}, it must be positive")
-    return search(demands, lambda shares: sum(s.error for s in shares) >= target_error, coarse_side=False)
+    return [share for _, share in ways_by_error([[d] for d in demands], target_error)]
 
 
 def choose_by_bits(tensors: Sequence[Sequence[Demand]], target_bits: float) -> list[int]:
@@ -125,23 +121,26 @@ def choose_by_bits(tensors: Sequence[Sequence[Demand]], target_bits: float) -> l
     >>> choose_by_bits([ways], 2 * 4096), choose_by_bits([ways], 8 * 4096)
     ([0], [1])
     """
-    if not target_bits > 0:
-        raise InvalidArgument(f"the target is {target_bits} bits, it must be positive")
-    return [i for i, _ in cheapest_ways(tensors, lambda shares: sum(s.bits for s in shares) <= target_bits)]
+    return [i for i, _ in ways_by_bits(tensors, target_bits)]
 
 
 def choose_by_error(tensors: Sequence[Sequence[Demand]], target_error: float) -> list[int]:
     """The same for an error at the outputs, see `choose_by_bits`."""
+    return [i for i, _ in ways_by_error(tensors, target_error)]
+
+
+def ways_by_bits(tensors: Sequence[Sequence[Demand]], target_bits: float) -> list[tuple[int, Share]]:
+    """(index of the way, its share) of each tensor: the finest shares within a number of bits."""
+    if not target_bits > 0:
+        raise InvalidArgument(f"the target is {target_bits} bits, it must be positive")
+    return cheapest_ways(tensors, lambda shares: sum(s.bits for s in shares) <= target_bits)
+
+
+def ways_by_error(tensors: Sequence[Sequence[Demand]], target_error: float) -> list[tuple[int, Share]]:
+    """(index of the way, its share) of each tensor: the coarsest shares within an error at the outputs."""
     if not target_error > 0:
         raise InvalidArgument(f"the target error is {target_error}, it must be positive")
-    return [i for i, _ in cheapest_ways(tensors, lambda s: sum(x.error for x in s) >= target_error, coarse_side=False)]
-
-
-def search(
-    demands: Sequence[Demand], enough: Callable[[list[Share]], bool], *, coarse_side: bool = True
-) -> list[Share]:
-    """The shares of demands that have no other way."""
-    return [share for _, share in cheapest_ways([[d] for d in demands], enough, coarse_side=coarse_side)]
+    return cheapest_ways(tensors, lambda shares: sum(s.error for s in shares) >= target_error, coarse_side=False)
 
 
 def cheapest_ways(
