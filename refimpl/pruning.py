@@ -135,10 +135,7 @@ def global_shares(scores: Sequence[npt.NDArray[np.floating]], sparsity: float) -
     mask = select_lowest(every, prune_count(every.size, sparsity))
     ends = np.cumsum([f.size for f in flat])
     counts = [int(np.count_nonzero(mask[a:b])) for a, b in pairwise(ends)]
-    return [
-        1.0 if k == n and n else (k + 0.5) / n if k else 0.0
-        for k, n in zip(counts, (s.size for s in scores), strict=True)
-    ]
+    return [min(1.0, (k + 0.5) / score.size) if k else 0.0 for k, score in zip(counts, scores, strict=True)]
 
 
 def prune_rows_mask(score: npt.NDArray[np.floating], sparsity: float) -> npt.NDArray[np.bool_]:
