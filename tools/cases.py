@@ -6,7 +6,24 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from drafts import BINOMIAL, BYTES, HALVES, NIBBLES, RARE, SPARSE, Array, Draft, Drawn, symbols, weights
+from drafts import (
+    BINOMIAL,
+    BYTES,
+    EDGE,
+    HALVES,
+    NIBBLES,
+    RARE,
+    REFUSED,
+    SPARSE,
+    TIES,
+    ULP,
+    VALID,
+    Array,
+    Draft,
+    Drawn,
+    symbols,
+    weights,
+)
 from invalid_frames import EXAMPLE, FRAMES, faults, more_frames
 from method_cases import method_cases
 
@@ -18,12 +35,10 @@ from conformance.lcg import Lcg
 from refimpl.tans.blocks import Chunks
 from refimpl.tans.stream import NUMPY
 
-ULP = {"rtol": 1.2e-7, "atol": 0.0, "why": "pow may differ by one unit in the last place"}
 KINDS = (  # of quantization: symmetric, granularity, group size
     (True, "tensor", 0), (False, "tensor", 0), (False, "channel", 0), (True, "channel", 0), (True, "group", 3),
     (False, "group", 3),
 )  # fmt: skip
-VALID, EDGE, TIES, REFUSED = ("valid",), ("edge",), ("ties",), ("invalid-argument",)
 
 
 def all_cases() -> Iterator[Draft]:

@@ -11,6 +11,9 @@ from conformance.lcg import Lcg, generate
 
 Array = npt.NDArray[Any]
 
+VALID, EDGE, TIES, REFUSED = ("valid",), ("edge",), ("ties",), ("invalid-argument",)
+ULP = {"rtol": 1.2e-7, "atol": 0.0, "why": "pow may differ by one unit in the last place"}
+
 
 @dataclass(frozen=True)
 class Drawn:

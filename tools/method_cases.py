@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from drafts import Array, Draft, Drawn, weights
+from drafts import EDGE, REFUSED, TIES, ULP, VALID, Array, Draft, Drawn, weights
 
 from conformance.lcg import Lcg
 from refimpl.rate import rate_curve
 
-VALID, EDGE, TIES, REFUSED = ("valid",), ("edge",), ("ties",), ("invalid-argument",)
 SUMS = {"rtol": 1e-9, "atol": 1e-12, "why": "sums in another order; codes and masks are integers and equal"}
 SOLVED = {"rtol": 1e-7, "atol": 1e-10, "why": "factors by another library"}
-ULP = {"rtol": 1.2e-7, "atol": 0.0, "why": "pow may differ by one unit in the last place"}
 FORMATS: dict[str, dict[str, Any]] = {
     "row": {"bits": 4, "symmetric": True, "granularity": "channel", "group_size": 0},
     "tensor": {"bits": 3, "symmetric": True, "granularity": "tensor", "group_size": 0},
