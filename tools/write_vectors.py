@@ -159,11 +159,11 @@ def entry_of(draft: Draft, arrays: Mapping[str, bytearray], old: Case | None) ->
     if answer.outputs is None:
         raise ValueError(f"the reference refuses: {answer.error[:1]} {answer.text}")
     given = {name: as_array(value) for name, value in answer.outputs.items()}
-    known: Mapping[str, Array | Drawn] = draft.outputs or unchanged(draft, given, old)
-    for name, array in known.items():
+    for name, array in (draft.outputs or {}).items():
         right = array.array() if isinstance(array, Drawn) else array
-        if text := draft.outputs and difference(name, given[name], known_array(right), None):
+        if text := difference(name, given[name], known_array(right), None):
             raise ValueError(text)
+    known: Mapping[str, Array | Drawn] = draft.outputs or unchanged(draft, given, old)
     outputs = {
         name: hashed(array) if draft.hashed else stored(known.get(name, array), draft.step, arrays)
         for name, array in given.items()
