@@ -8,7 +8,7 @@ import onnx
 from google.protobuf.message import Message
 from onnx import helper
 
-from onnx_export.calls import INTERLEAVE, Call
+from onnx_export.calls import INTERLEAVE, Call, is_call
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 from onnx_export.ties import Tie
 from onnx_export.weights import Constant, all_nodes, bodies
@@ -148,7 +148,7 @@ def call_for_each_reader(model: onnx.ModelProto) -> bool:
     """
     graph = model.graph
     kept = {value.name for value in graph.output} | {name for node in graph.node for name in names_read_inside(node)}
-    calls = {node.output[0]: node for node in graph.node if node.domain == DOMAIN and node.output[0] not in kept}
+    calls = {node.output[0]: node for node in graph.node if is_call(node) and node.output[0] not in kept}
     declared = {value.name: value for value in graph.value_info}
     taken, copies = names_in(graph), []
     seen: set[str] = set()
@@ -233,11 +233,6 @@ def exchange_calls(model: onnx.ModelProto, calls: Mapping[str, Call]) -> None:
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     del model.functions[:]
     model.functions.extend([*others, *functions({node.op_type for node in nodes if is_call(node)}, opset)])
-
-
-def is_call(node: onnx.NodeProto) -> bool:
-    """Whether a node decodes a tensor."""
-    return bool(node.domain == DOMAIN)
 
 
 def name_of(node: onnx.NodeProto) -> str:

@@ -17,14 +17,14 @@ from onnx import numpy_helper
 
 from codec.kernels import numba_kernels
 from codec.tensor import DTYPES, Stored, load
-from onnx_export.calls import Call, read_calls
+from onnx_export.calls import Call, is_call, read_calls
 from onnx_export.files import check_model, naming, read_model
 from onnx_export.functions import DOMAIN
 from onnx_export.integers import add_integers, integer_weight, read_layers
 from onnx_export.native.loader import decode_on_device, device_calls
 from onnx_export.outline import TensorFiles, outline
 from onnx_export.products import turn_products
-from onnx_export.rewrite import call_for_each_reader, is_call, planned_residents, replace_by_constants
+from onnx_export.rewrite import call_for_each_reader, planned_residents, replace_by_constants
 from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session, placeholder, use_native
 from onnx_export.runtime import run as run_session
 from onnx_export.sharing import open_shared, shareable
