@@ -21,7 +21,7 @@ from onnx import helper, numpy_helper
 from codec.tensor import Stored, StoredTensor, load_symbols
 from onnx_export.absorb import infer_shapes
 from onnx_export.placement import free_name
-from onnx_export.weights import all_nodes, attribute_of, bodies
+from onnx_export.weights import attribute_of, names_read_inside
 
 Array = npt.NDArray[Any]
 INT32 = np.iinfo(np.int32)
@@ -68,7 +68,7 @@ def read_layers(model: onnx.ModelProto) -> Layers:
     codes = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
     quantized = {n.output[0]: n.input[1] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in codes}
     uses = Counter(name for node in graph.node for name in node.input)
-    uses.update(name for node in graph.node for body in bodies(node) for n in all_nodes(body) for name in n.input)
+    uses.update(name for node in graph.node for name in names_read_inside(node))
     uses.update(o.name for o in graph.output)
     return Layers(readers, quantized, uses)
 

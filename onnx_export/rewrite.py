@@ -1,7 +1,7 @@
 """Rewriting a graph: constants out, calls in. No reader notices: every value keeps its name."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx
@@ -11,7 +11,7 @@ from onnx import helper
 from onnx_export.calls import INTERLEAVE, Call, is_call
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 from onnx_export.ties import Tie
-from onnx_export.weights import Constant, all_nodes, bodies
+from onnx_export.weights import Constant, all_nodes, bodies, names_read_inside
 
 METADATA_KEY = "tansor"
 RESIDENT, STREAMING, MIXED = "resident", "streaming", "mixed"  # how the weights of a model are kept
@@ -182,15 +182,6 @@ def another_call(
         if given == name:
             reader.input[i] = new
     return copy
-
-
-def names_read_inside(node: onnx.NodeProto) -> Iterator[str]:
-    """Whatever a node's subgraphs read, and those inside them."""
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from inner.input
-                yield from names_read_inside(inner)
 
 
 def copy_without(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
