@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 
 from codec.tensor import Stored, StoredTensor, load_symbols
 from onnx_export.absorb import infer_shapes
-from onnx_export.placement import free_name
+from onnx_export.rewrite import free_name, names_in
 from onnx_export.weights import attribute_of, names_read_inside
 
 Array = npt.NDArray[Any]
@@ -126,7 +126,7 @@ def add_integers(model: onnx.ModelProto, weights: Mapping[str, IntegerWeight]) -
 def integer_biases(model: onnx.ModelProto, weights: Mapping[str, IntegerWeight]) -> None:
     """Make vectors int32 that are added to products with these weights, in place, where a kernel wants that."""
     graph = model.graph
-    layers, shapes = read_layers(model), infer_shapes(model)
+    layers, shapes, taken = read_layers(model), infer_shapes(model), names_in(graph)
     arrays = {t.name: t for t in graph.initializer}
     for node in list(graph.node):
         weight = weights.get(node.input[1]) if len(node.input) > 1 and node.op_type in ("MatMul", "Gemm") else None
@@ -150,7 +150,7 @@ def integer_biases(model: onnx.ModelProto, weights: Mapping[str, IntegerWeight])
         codes = np.rint(values.astype(np.float64) / step)
         if not (np.isfinite(codes).all() and (np.abs(codes) <= INT32.max).all()):
             continue
-        name = free_name(graph, f"{bias.name}.int32")
+        name = free_name(f"{bias.name}.int32", taken)
         zeros = np.zeros(step.shape, np.int32)
         for part, array in (("codes", codes.astype(np.int32)), ("scale", step), ("zero_point", zeros)):
             graph.initializer.append(numpy_helper.from_array(array, f"{name}.{part}"))

@@ -68,19 +68,29 @@ def names_in(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
+def free_name(name: str, taken: set[str]) -> str:
+    """The name, with underscores behind it if it is taken; from now on it is, in place.
+
+    Examples
+    --------
+    >>> taken = {"w"}
+    >>> free_name("w", taken), free_name("w", taken)
+    ('w_', 'w__')
+    """
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def find_free_names(calls: Iterable[Call], taken: set[str]) -> None:
     """Put underscores behind names of calls that the graph or another call uses, in place.
 
     These are the names of their inputs and of what goes from one of their nodes to another.
     """
     for call in calls:
-        renamed = {}
-        for name in (*(tensor.name for tensor in call.inputs), *(node.output[0] for node in call.before)):
-            free = name
-            while free in taken:
-                free += "_"
-            taken.add(free)
-            renamed[name] = free
+        own = (*(tensor.name for tensor in call.inputs), *(node.output[0] for node in call.before))
+        renamed = {name: free_name(name, taken) for name in own}
         for tensor in call.inputs:
             tensor.name = renamed[tensor.name]
         for value in call.values:
@@ -168,10 +178,8 @@ def another_call(
     call: onnx.NodeProto, reader: onnx.NodeProto, declared: dict[str, onnx.ValueInfoProto], taken: set[str]
 ) -> onnx.NodeProto:
     """A copy of a call for one reader, in place of the call's value; its own value is declared alike."""
-    name = new = call.output[0]
-    while new in taken:
-        new += "_"
-    taken.add(new)
+    name = call.output[0]
+    new = free_name(name, taken)
     copy = onnx.NodeProto()
     copy.CopyFrom(call)
     copy.output[0], copy.name = new, f"{call.name}{new[len(name) :]}"
