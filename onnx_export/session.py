@@ -146,7 +146,7 @@ def open_decoded(
     calls = [call for call in read_calls(model) if names is None or call[0] in names]
     integers = {name: w for name, stored, _ in calls if (w := integer_weight(name, stored, layers)) is not None}
     tensors, arrays = decode_on_processor([call for call in calls if call[0] not in integers])
-    codes = {f"{name}.codes": weight.codes for name, weight in integers.items()}
+    codes = {weight.inputs[0]: weight.codes for weight in integers.values()}
     tensors += [placeholder(name, array.shape, array.dtype) for name, array in codes.items()]
     replace_by_constants(model, tensors, {name for name, _, _ in calls})
     add_integers(model, integers)
