@@ -24,7 +24,14 @@ from onnx_export.integers import add_integers, integer_weight, read_layers
 from onnx_export.native.loader import decode_on_device, device_calls
 from onnx_export.outline import TensorFiles, outline
 from onnx_export.products import turn_products
-from onnx_export.rewrite import call_for_each_reader, planned_residents, replace_by_constants
+from onnx_export.rewrite import (
+    MIXED,
+    STREAMING,
+    call_for_each_reader,
+    get_metadata,
+    planned_residents,
+    replace_by_constants,
+)
 from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session, placeholder, use_native
 from onnx_export.runtime import run as run_session
 from onnx_export.sharing import open_shared, shareable
@@ -75,7 +82,7 @@ def load_session(
     with naming(path):
         if mode == "streaming":
             return open_streaming(model, path, device, options, native)
-        if mode == "auto":
+        if mode == "auto" and get_metadata(model).get("mode") in (STREAMING, MIXED):
             return open_planned(read_model(path), device, options, native=native)
         return open_resident(model, path, device, options, native)
 
