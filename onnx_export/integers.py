@@ -5,7 +5,7 @@ MatMul, Gemm or Conv multiplies with one of them becomes its int8 codes and a De
 fuses that with the activation's pair into MatMulIntegerToFloat or QGemm, or into QLinearConv where the result is
 quantized too, and the weight stays a byte an element in memory. Gemm's C, and a vector that is added to a product of
 matrices, become int32 for it, in steps of both scales' product. What does not fit stays a float: scales of input
-channels, other operators, other types than float32.
+channels, tensors in bands, other operators, other types than float32.
 """
 
 from collections import Counter
