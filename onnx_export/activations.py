@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from onnx_export.absorb import STANDARD
 from onnx_export.calibration import Batch, batches
-from onnx_export.placement import free_name
+from onnx_export.rewrite import free_name, names_in
 from onnx_export.runtime import open_session, run
 from onnx_export.weights import Constant
 from refimpl.activations import activation_grid
@@ -71,7 +71,7 @@ def quantize_activations(
     todo = find_quantizable(model, constants)
     ranges = activation_ranges(model, {q.value for q in todo}, samples, progress)
     graph = model.graph
-    nodes = list(graph.node)
+    nodes, taken = list(graph.node), names_in(graph)
     before: dict[int, list[onnx.NodeProto]] = {}
     done = 0
     for q in todo:
@@ -79,10 +79,10 @@ def quantize_activations(
         if not (np.isfinite(lowest) and np.isfinite(highest)):
             continue
         scale, zero_point = activation_grid(lowest, highest)
-        names = {part: free_name(graph, f"{q.value}.{part}") for part in ("scale", "zero_point", "codes", "quantized")}
+        names = {part: free_name(f"{q.value}.{part}", taken) for part in ("scale", "zero_point", "codes", "quantized")}
         graph.initializer.append(numpy_helper.from_array(np.array(scale), names["scale"]))
         graph.initializer.append(numpy_helper.from_array(np.array(zero_point), names["zero_point"]))
-        before.setdefault(q.inputs[0][0], []).extend(pair(graph, q, names))
+        before.setdefault(q.inputs[0][0], []).extend(pair(q, names, taken))
         for number, index in q.inputs:
             nodes[number].input[index] = names["quantized"]
         done += 1
@@ -93,13 +93,13 @@ def quantize_activations(
     return done
 
 
-def pair(graph: onnx.GraphProto, q: Quantizable, names: Mapping[str, str]) -> list[onnx.NodeProto]:
+def pair(q: Quantizable, names: Mapping[str, str], taken: set[str]) -> list[onnx.NodeProto]:
     """QuantizeLinear and DequantizeLinear of a value, with casts around them if it is no float32."""
     grid = [names["scale"], names["zero_point"]]
     value, result, casts = q.value, names["quantized"], q.dtype != onnx.TensorProto.FLOAT
     nodes = []
     if casts:
-        value, result = free_name(graph, f"{q.value}.wide"), free_name(graph, f"{q.value}.dequantized")
+        value, result = free_name(f"{q.value}.wide", taken), free_name(f"{q.value}.dequantized", taken)
         nodes.append(helper.make_node("Cast", [q.value], [value], name=value, to=onnx.TensorProto.FLOAT))
     nodes.append(helper.make_node("QuantizeLinear", [value, *grid], [names["codes"]], name=names["codes"]))
     nodes.append(helper.make_node("DequantizeLinear", [names["codes"], *grid], [result], name=result))

@@ -61,6 +61,11 @@ KIND_OF = {kind.name: kind for kind in KINDS}
 INTERLEAVE = "Interleave"
 
 
+def is_call(node: onnx.NodeProto) -> bool:
+    """Whether a node decodes a tensor, or puts the bands of one together."""
+    return bool(node.domain == DOMAIN)
+
+
 @dataclass(frozen=True)
 class Call:
     """A node and the initializers it reads; for a tensor in bands also the nodes before it and what these read.
@@ -81,7 +86,7 @@ class Call:
     @property
     def functions(self) -> set[str]:
         """Names of the functions that it calls."""
-        return {node.op_type for node in self.nodes if node.domain == DOMAIN}
+        return {node.op_type for node in self.nodes if is_call(node)}
 
     @property
     def stored_bytes(self) -> int:
@@ -177,7 +182,7 @@ def read_calls(model: onnx.ModelProto) -> Iterator[tuple[str, Stored, Call]]:
     """
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     producers = {node.output[0]: node for node in model.graph.node if node.output}
-    nodes = [node for node in model.graph.node if node.domain == DOMAIN]
+    nodes = [node for node in model.graph.node if is_call(node)]
     joins = {id(node): join_of(node, producers) for node in nodes if node.op_type == INTERLEAVE}
     bands = {name for join in joins.values() for name in join.input}
     for node in nodes:
@@ -213,7 +218,7 @@ def join_of(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> on
     if join is None or join.op_type != "Concat" or join.domain not in ("", "ai.onnx"):
         raise Corrupt(f"{node.name}: {INTERLEAVE} does not read a Concat")
     calls = [producers.get(name) for name in join.input]
-    if any(call is None or call.domain != DOMAIN or call.op_type == INTERLEAVE for call in calls):
+    if any(call is None or not is_call(call) or call.op_type == INTERLEAVE for call in calls):
         raise Corrupt(f"{node.name}: its Concat does not join calls of {DOMAIN}")
     return join
 

@@ -89,7 +89,7 @@ def decompress_model(model: onnx.ModelProto, tell: Progress = silent) -> onnx.Mo
                 tensors.append(numpy_helper.from_array(load(stored), name))
             else:
                 integers[name] = weight
-                tensors.append(numpy_helper.from_array(weight.codes, f"{name}.codes"))
+                tensors.append(numpy_helper.from_array(weight.codes, weight.inputs[0]))
         tell("decompress", done + 1, len(calls))
     replace_by_constants(model, tensors)
     add_integers(model, integers)

@@ -10,6 +10,7 @@ from collections import Counter
 
 import onnx
 
+from onnx_export.rewrite import remove
 from onnx_export.weights import MIN_ELEMENTS, WEIGHT_TYPES, all_nodes, bodies, constant_tensors
 
 NOT_HOISTED = "what an If, Loop or Scan body takes or returns by its name"
@@ -77,10 +78,7 @@ def take_out(body: onnx.GraphProto, names: set[str]) -> None:
     """Drop constants and what is declared of them from a body, in place."""
     if not names:
         return
-    initializers = [t for t in body.initializer if t.name not in names]
+    remove(body, names)
     declared = [v for v in body.value_info if v.name not in names]
-    nodes = [n for n in body.node if not (n.op_type == "Constant" and n.output[0] in names)]
-    del body.initializer[:], body.value_info[:], body.node[:]
-    body.initializer.extend(initializers)
+    del body.value_info[:]
     body.value_info.extend(declared)
-    body.node.extend(nodes)

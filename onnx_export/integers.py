@@ -5,7 +5,7 @@ MatMul, Gemm or Conv multiplies with one of them becomes its int8 codes and a De
 fuses that with the activation's pair into MatMulIntegerToFloat or QGemm, or into QLinearConv where the result is
 quantized too, and the weight stays a byte an element in memory. Gemm's C, and a vector that is added to a product of
 matrices, become int32 for it, in steps of both scales' product. What does not fit stays a float: scales of input
-channels, other operators, other types than float32.
+channels, tensors in bands, other operators, other types than float32.
 """
 
 from collections import Counter
@@ -20,8 +20,9 @@ from onnx import helper, numpy_helper
 
 from codec.tensor import Stored, StoredTensor, load_symbols
 from onnx_export.absorb import infer_shapes
-from onnx_export.placement import free_name
-from onnx_export.weights import all_nodes, attribute_of, bodies
+from onnx_export.calls import is_call
+from onnx_export.rewrite import free_name, names_in
+from onnx_export.weights import attribute_of, names_read_inside
 
 Array = npt.NDArray[Any]
 INT32 = np.iinfo(np.int32)
@@ -34,19 +35,17 @@ class IntegerWeight:
     codes: npt.NDArray[np.int8]
     scale: npt.NDArray[np.float32]  # () or (out,)
     axis: int  # of the output channels
+    inputs: tuple[str, str, str]  # names of codes, scale and zero point
 
     def node(self, name: str) -> onnx.NodeProto:
-        """DequantizeLinear, its inputs named after the weight."""
-        inputs = [f"{name}.codes", f"{name}.scale", f"{name}.zero_point"]
-        return helper.make_node("DequantizeLinear", inputs, [name], name=f"{name}.dequantize", axis=self.axis)
+        """DequantizeLinear that makes the value of this name."""
+        return helper.make_node("DequantizeLinear", self.inputs, [name], name=f"{name}.dequantize", axis=self.axis)
 
-    def parameters(self, name: str) -> list[onnx.TensorProto]:
+    def parameters(self) -> list[onnx.TensorProto]:
         """Initializers of the scale and zero point."""
+        _, scale, zero_point = self.inputs
         zeros = np.zeros(self.scale.shape, np.int8)
-        return [
-            numpy_helper.from_array(self.scale, f"{name}.scale"),
-            numpy_helper.from_array(zeros, f"{name}.zero_point"),
-        ]
+        return [numpy_helper.from_array(self.scale, scale), numpy_helper.from_array(zeros, zero_point)]
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ class Layers:
     readers: dict[str, list[tuple[onnx.NodeProto, int]]]  # of each value, in the main graph
     quantized: dict[str, str]  # value that a DequantizeLinear of uint8 makes -> its scale
     uses: Counter[str]
+    taken: set[str]  # names, but for what calls alone read: that goes with them
 
 
 def read_layers(model: onnx.ModelProto) -> Layers:
@@ -68,9 +68,10 @@ def read_layers(model: onnx.ModelProto) -> Layers:
     codes = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
     quantized = {n.output[0]: n.input[1] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in codes}
     uses = Counter(name for node in graph.node for name in node.input)
-    uses.update(name for node in graph.node for body in bodies(node) for n in all_nodes(body) for name in n.input)
+    uses.update(name for node in graph.node for name in names_read_inside(node))
     uses.update(o.name for o in graph.output)
-    return Layers(readers, quantized, uses)
+    calls_own = {name for name, found in readers.items() if all(is_call(node) for node, _ in found)}
+    return Layers(readers, quantized, uses, names_in(graph) - calls_own)
 
 
 def integer_weight(name: str, stored: Stored, layers: Layers) -> IntegerWeight | None:
@@ -111,13 +112,14 @@ def integer_weight(name: str, stored: Stored, layers: Layers) -> IntegerWeight |
     if codes.size and not -128 <= int(codes.min()) <= int(codes.max()) <= 127:
         return None
     scale = wide.reshape(-1) if wide.size > 1 else wide.reshape(())
-    return IntegerWeight(codes.astype(np.int8), scale, axis)
+    stored_as, step, zero_point = (free_name(f"{name}.{p}", layers.taken) for p in ("codes", "scale", "zero_point"))
+    return IntegerWeight(codes.astype(np.int8), scale, axis, (stored_as, step, zero_point))
 
 
 def add_integers(model: onnx.ModelProto, weights: Mapping[str, IntegerWeight]) -> None:
     """Let DequantizeLinear make weights of their codes, in place; initializers of the codes are the caller's."""
     for name, weight in weights.items():
-        model.graph.initializer.extend(weight.parameters(name))
+        model.graph.initializer.extend(weight.parameters())
         model.graph.node.insert(0, weight.node(name))
     if weights:
         integer_biases(model, weights)
@@ -126,7 +128,7 @@ def add_integers(model: onnx.ModelProto, weights: Mapping[str, IntegerWeight]) -
 def integer_biases(model: onnx.ModelProto, weights: Mapping[str, IntegerWeight]) -> None:
     """Make vectors int32 that are added to products with these weights, in place, where a kernel wants that."""
     graph = model.graph
-    layers, shapes = read_layers(model), infer_shapes(model)
+    layers, shapes, taken = read_layers(model), infer_shapes(model), names_in(graph)
     arrays = {t.name: t for t in graph.initializer}
     for node in list(graph.node):
         weight = weights.get(node.input[1]) if len(node.input) > 1 and node.op_type in ("MatMul", "Gemm") else None
@@ -150,7 +152,7 @@ def integer_biases(model: onnx.ModelProto, weights: Mapping[str, IntegerWeight])
         codes = np.rint(values.astype(np.float64) / step)
         if not (np.isfinite(codes).all() and (np.abs(codes) <= INT32.max).all()):
             continue
-        name = free_name(graph, f"{bias.name}.int32")
+        name = free_name(f"{bias.name}.int32", taken)
         zeros = np.zeros(step.shape, np.int32)
         for part, array in (("codes", codes.astype(np.int32)), ("scale", step), ("zero_point", zeros)):
             graph.initializer.append(numpy_helper.from_array(array, f"{name}.{part}"))

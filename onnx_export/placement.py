@@ -23,6 +23,7 @@ from onnx import helper, numpy_helper
 
 from onnx_export.absorb import STANDARD, Graph, Sink, find_sink, read_graph
 from onnx_export.recipes import WeightSettings
+from onnx_export.rewrite import free_name, names_in
 from onnx_export.tensors import Skipped, skip
 from onnx_export.weights import Constant, along_axis, find_constants, to_matrix
 from refimpl.activations import ActivationStatistics
@@ -251,8 +252,8 @@ def axis_of(constant: Constant) -> int:
 def divide_in_front(model: onnx.ModelProto, site: Site, found: Placed) -> Skipped:
     """Put a Mul by 1 / s in front of the layers of a site, in place; the line of its vector."""
     graph = model.graph
-    name = free_name(graph, f"{site.value}.inverse_scale")
-    value = free_name(graph, f"{site.value}.scaled")
+    taken = names_in(graph)
+    name, value = free_name(f"{site.value}.inverse_scale", taken), free_name(f"{site.value}.scaled", taken)
     ones = np.ones(len(found.channel_scale), site.weights[0].array.dtype)
     inverse = absorb(ones, found.channel_scale, inverse=True)
     graph.initializer.append(numpy_helper.from_array(inverse, name))
@@ -274,14 +275,6 @@ def layers_of(graph: onnx.GraphProto, site: Site) -> list[tuple[onnx.NodeProto, 
         elif node.op_type in READERS and len(names.intersection(node.input[:2])) == 1:
             found += [(node, i) for i, name in enumerate(node.input[:2]) if name == site.value]
     return found
-
-
-def free_name(graph: onnx.GraphProto, name: str) -> str:
-    """The name, with underscores behind it if it is taken."""
-    taken = {v.name for v in (*graph.input, *graph.initializer)} | {o for n in graph.node for o in n.output}
-    while name in taken:
-        name += "_"
-    return name
 
 
 def set_constants(model: onnx.ModelProto, arrays: Mapping[str, Array]) -> None:

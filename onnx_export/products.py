@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_export.functions import DOMAIN
+from onnx_export.calls import is_call
 from onnx_export.rewrite import names_in
 
 ROWS = (2, 128)  # of X: for one row nothing is packed, for many turning the result takes longer than packing
@@ -33,7 +33,7 @@ def turn_products(model: onnx.ModelProto) -> int:
         How many products were rewritten.
     """
     graph = model.graph
-    weights = {node.output[0] for node in graph.node if node.domain == DOMAIN and decodes_to_float(node)}
+    weights = {node.output[0] for node in graph.node if is_call(node) and decodes_to_float(node)}
     turned = [node for node in graph.node if is_turnable(node, weights)]
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < SHAPE_SLICES or not turned:

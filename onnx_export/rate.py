@@ -31,9 +31,9 @@ from onnx_export.tensors import (
     PART_BYTES,
     Options,
     Tensor,
+    bytes_in_file,
     check_finite,
     describe,
-    file_bytes,
     store_matrix,
     with_container_bytes,
 )
@@ -304,7 +304,7 @@ def attempt_once(
     codes = quantize(layer, step, moments, folder, options)
     stored = store(layer, codes, step, options)
     size = write_call(layer.constant.name, stored).stored_bytes
-    return Trial(layer, curve, point, 8 * size, 8 * file_bytes(stored)), codes
+    return Trial(layer, curve, point, 8 * size, 8 * bytes_in_file(stored)), codes
 
 
 def attempt_bands(

@@ -1,17 +1,17 @@
 """Rewriting a graph: constants out, calls in. No reader notices: every value keeps its name."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx
 from google.protobuf.message import Message
 from onnx import helper
 
-from onnx_export.calls import INTERLEAVE, Call
+from onnx_export.calls import INTERLEAVE, Call, is_call
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 from onnx_export.ties import Tie
-from onnx_export.weights import Constant, all_nodes, bodies
+from onnx_export.weights import Constant, all_nodes, bodies, names_read_inside
 
 METADATA_KEY = "tansor"
 RESIDENT, STREAMING, MIXED = "resident", "streaming", "mixed"  # how the weights of a model are kept
@@ -68,19 +68,29 @@ def names_in(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
+def free_name(name: str, taken: set[str]) -> str:
+    """The name, with underscores behind it if it is taken; from now on it is, in place.
+
+    Examples
+    --------
+    >>> taken = {"w"}
+    >>> free_name("w", taken), free_name("w", taken)
+    ('w_', 'w__')
+    """
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def find_free_names(calls: Iterable[Call], taken: set[str]) -> None:
     """Put underscores behind names of calls that the graph or another call uses, in place.
 
     These are the names of their inputs and of what goes from one of their nodes to another.
     """
     for call in calls:
-        renamed = {}
-        for name in (*(tensor.name for tensor in call.inputs), *(node.output[0] for node in call.before)):
-            free = name
-            while free in taken:
-                free += "_"
-            taken.add(free)
-            renamed[name] = free
+        own = (*(tensor.name for tensor in call.inputs), *(node.output[0] for node in call.before))
+        renamed = {name: free_name(name, taken) for name in own}
         for tensor in call.inputs:
             tensor.name = renamed[tensor.name]
         for value in call.values:
@@ -148,7 +158,7 @@ def call_for_each_reader(model: onnx.ModelProto) -> bool:
     """
     graph = model.graph
     kept = {value.name for value in graph.output} | {name for node in graph.node for name in names_read_inside(node)}
-    calls = {node.output[0]: node for node in graph.node if node.domain == DOMAIN and node.output[0] not in kept}
+    calls = {node.output[0]: node for node in graph.node if is_call(node) and node.output[0] not in kept}
     declared = {value.name: value for value in graph.value_info}
     taken, copies = names_in(graph), []
     seen: set[str] = set()
@@ -168,10 +178,8 @@ def another_call(
     call: onnx.NodeProto, reader: onnx.NodeProto, declared: dict[str, onnx.ValueInfoProto], taken: set[str]
 ) -> onnx.NodeProto:
     """A copy of a call for one reader, in place of the call's value; its own value is declared alike."""
-    name = new = call.output[0]
-    while new in taken:
-        new += "_"
-    taken.add(new)
+    name = call.output[0]
+    new = free_name(name, taken)
     copy = onnx.NodeProto()
     copy.CopyFrom(call)
     copy.output[0], copy.name = new, f"{call.name}{new[len(name) :]}"
@@ -182,15 +190,6 @@ def another_call(
         if given == name:
             reader.input[i] = new
     return copy
-
-
-def names_read_inside(node: onnx.NodeProto) -> Iterator[str]:
-    """Whatever a node's subgraphs read, and those inside them."""
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from inner.input
-                yield from names_read_inside(inner)
 
 
 def copy_without(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -233,11 +232,6 @@ def exchange_calls(model: onnx.ModelProto, calls: Mapping[str, Call]) -> None:
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     del model.functions[:]
     model.functions.extend([*others, *functions({node.op_type for node in nodes if is_call(node)}, opset)])
-
-
-def is_call(node: onnx.NodeProto) -> bool:
-    """Whether a node decodes a tensor."""
-    return bool(node.domain == DOMAIN)
 
 
 def name_of(node: onnx.NodeProto) -> str:

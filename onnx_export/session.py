@@ -17,14 +17,21 @@ from onnx import numpy_helper
 
 from codec.kernels import numba_kernels
 from codec.tensor import DTYPES, Stored, load
-from onnx_export.calls import Call, read_calls
+from onnx_export.calls import Call, is_call, read_calls
 from onnx_export.files import check_model, naming, read_model
 from onnx_export.functions import DOMAIN
 from onnx_export.integers import add_integers, integer_weight, read_layers
 from onnx_export.native.loader import decode_on_device, device_calls
 from onnx_export.outline import TensorFiles, outline
 from onnx_export.products import turn_products
-from onnx_export.rewrite import call_for_each_reader, is_call, planned_residents, replace_by_constants
+from onnx_export.rewrite import (
+    MIXED,
+    STREAMING,
+    call_for_each_reader,
+    get_metadata,
+    planned_residents,
+    replace_by_constants,
+)
 from onnx_export.runtime import ELEMENT_TYPES, describe_placement, onnxruntime, open_session, placeholder, use_native
 from onnx_export.runtime import run as run_session
 from onnx_export.sharing import open_shared, shareable
@@ -68,19 +75,20 @@ def load_session(
     if mode not in MODES:
         raise InvalidArgument(f"mode is {mode!r}, allowed are {', '.join(MODES)}")
     path = Path(path)
-    if not is_compressed(path):
+    model = read_outline(path)
+    if not any(o.domain == DOMAIN for o in model.opset_import):
         return open_session(str(path), device, options)  # ONNX Runtime reads external tensors itself
     options = onnxruntime().SessionOptions() if options is None else options
     with naming(path):
         if mode == "streaming":
-            return open_streaming(path, device, options, native)
-        if mode == "auto":
+            return open_streaming(model, path, device, options, native)
+        if mode == "auto" and get_metadata(model).get("mode") in (STREAMING, MIXED):
             return open_planned(read_model(path), device, options, native=native)
-        return open_resident(path, device, options, native)
+        return open_resident(model, path, device, options, native)
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether a model has calls.
+def read_outline(path: Path) -> onnx.ModelProto:
+    """A model without the bytes of its large tensors.
 
     Raises
     ------
@@ -91,12 +99,14 @@ def is_compressed(path: Path) -> bool:
         model = outline(path)
     except (Corrupt, OSError):
         model = read_model(path, external_data=False)  # says what is wrong
-    return any(o.domain == DOMAIN for o in check_model(model, path).opset_import)
+    return check_model(model, path)
 
 
-def open_streaming(path: Path, device: str, options: Any, native: bool | None) -> Any:
-    """Decode at each use: ONNX Runtime's default order puts a call right before the first node that reads it."""
-    model = outline(path)
+def open_streaming(model: onnx.ModelProto, path: Path, device: str, options: Any, native: bool | None) -> Any:
+    """Decode at each use: ONNX Runtime's default order puts a call right before the first node that reads it.
+
+    ``model`` is the outline of the file, here and in `open_resident`; it may be changed.
+    """
     if not prepare_streaming(model, device, options, native):
         return open_session(str(path), device, options, native=native)
     options.add_session_config_entry(FOLDER_OF_TENSORS, str(path.parent.resolve()))
@@ -112,11 +122,10 @@ def prepare_streaming(model: onnx.ModelProto, device: str, options: Any, native:
     return use_native(native) and turn_products(model) > 0
 
 
-def open_resident(path: Path, device: str, options: Any, native: bool | None) -> Any:
+def open_resident(model: onnx.ModelProto, path: Path, device: str, options: Any, native: bool | None) -> Any:
     """Decode once: on the device what may stay there, all else on the processor, as constants of the model."""
     if device != "cuda" or not use_native(native):
         return open_decoded(read_model(path), device, options, native=native)
-    model = outline(path)
     calls = device_calls(model, shareable(model))
     shared = dict(decode_on_device(calls, TensorFiles(path.parent)))
     replace_by_constants(model, [], shared)
@@ -146,7 +155,7 @@ def open_decoded(
     calls = [call for call in read_calls(model) if names is None or call[0] in names]
     integers = {name: w for name, stored, _ in calls if (w := integer_weight(name, stored, layers)) is not None}
     tensors, arrays = decode_on_processor([call for call in calls if call[0] not in integers])
-    codes = {f"{name}.codes": weight.codes for name, weight in integers.items()}
+    codes = {weight.inputs[0]: weight.codes for weight in integers.values()}
     tensors += [placeholder(name, array.shape, array.dtype) for name, array in codes.items()]
     replace_by_constants(model, tensors, {name for name, _, _ in calls})
     add_integers(model, integers)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import onnx
 
 from onnx_export.files import first_line
-from onnx_export.rewrite import names_read_inside
 from onnx_export.runtime import NOWHERE, onnxruntime, open_session
+from onnx_export.weights import names_read_inside
 from refimpl.errors import ExportError
 
 READERS = ("MatMul", "Gemm", "Gather")  # do the same work whether or not a weight is a constant

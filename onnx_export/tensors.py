@@ -227,7 +227,7 @@ def store(codes: Array, scale: Array | None, dtype: str, options: Options) -> St
         bands = code_bands(channel_counts(codes, axis), 8 * PART_BYTES)
         if bands.any():
             banded = store_banded(codes, scale, dtype, axis, bands, options)
-            size = file_bytes(banded) - PART_BYTES
+            size = bytes_in_file(banded) - PART_BYTES
             if size < most and (scale is not None or mode_of(banded) == "coded"):  # there is no call for other integers
                 best, most = banded, size
     return best
@@ -274,7 +274,7 @@ def channel_counts(codes: Array, axis: int) -> npt.NDArray[np.int64]:
     return np.stack([np.bincount(row.astype(np.int64) - least, minlength=alphabet) for row in rows])
 
 
-def file_bytes(stored: Stored) -> int:
+def bytes_in_file(stored: Stored) -> int:
     """About what a tensor takes of a file, names and nodes included."""
     return stored.stored_bytes + PART_BYTES * len(stored.parts)
 

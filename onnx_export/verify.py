@@ -1,8 +1,7 @@
 """verify: check every checksum, decode everything, and measure the error against the original."""
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from onnx_export.calls import read_calls
 from onnx_export.files import kind_of, naming, read_bytes, read_model
 from onnx_export.hoist import hoist_weights
 from onnx_export.progress import Progress, silent
-from onnx_export.rewrite import METADATA_KEY
+from onnx_export.rewrite import get_metadata
 from onnx_export.weights import constant_tensors, to_array
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.metrics import sqnr_db
@@ -61,12 +60,12 @@ def verify(
     source = Path(source)
     tell = progress or silent
     with naming(source):
-        stored = stored_tensors(source)
+        stored, facts = stored_tensors(source)
     if not stored:
         raise InvalidArgument(f"{source} holds nothing that tansor compressed")
     with naming(against):
         originals = None if against is None else plain_tensors(Path(against))
-        scaled = {} if against is None else scaled_axes(source)
+        scaled = {} if against is None else scaled_axes(facts)
     lines = []
     for done, (name, tensor) in enumerate(stored.items()):
         with naming(source), naming(name):
@@ -118,22 +117,20 @@ def fitted(original: Array, approximation: Array, axes: Sequence[int]) -> Array:
     return original
 
 
-def scaled_axes(path: Path) -> dict[str, list[int]]:
+def scaled_axes(facts: Mapping[str, Any]) -> dict[str, list[int]]:
     """Axes along which tensors of a model are stored times absorbed scales, by the model's own account."""
-    if kind_of(path) != ".onnx":
-        return {}
     try:
-        facts = json.loads({p.key: p.value for p in read_model(path).metadata_props}.get(METADATA_KEY, "{}"))
         return {str(name): [int(a) for a in axes] for name, axes in facts.get("scaled", {}).items()}
     except (ValueError, TypeError, AttributeError):  # information: not worth refusing the file for
         return {}
 
 
-def stored_tensors(path: Path) -> dict[str, Stored]:
-    """The compressed tensors of a file, by name."""
+def stored_tensors(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
+    """(the compressed tensors of a file, by name; what a model says of its making)."""
     if kind_of(path) == ".onnx":
-        return {name: stored for name, stored, _ in read_calls(read_model(path))}
-    return {n: t for n, t in read_container(read_bytes(path))[0].items() if isinstance(t, Stored)}
+        model = read_model(path)
+        return {name: stored for name, stored, _ in read_calls(model)}, get_metadata(model)
+    return {n: t for n, t in read_container(read_bytes(path))[0].items() if isinstance(t, Stored)}, {}
 
 
 def plain_tensors(path: Path) -> dict[str, Array]:

@@ -294,6 +294,13 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
             yield from all_nodes(body)
 
 
+def names_read_inside(node: onnx.NodeProto) -> Iterator[str]:
+    """Whatever the graphs inside a node read, and those inside them."""
+    for body in bodies(node):
+        for inner in all_nodes(body):
+            yield from inner.input
+
+
 def understand(node: onnx.NodeProto, index: int, rank: int, inside: bool) -> Reader | None:
     """What a node does with input ``index``, a constant of that rank; None if that is not known."""
     op = node.op_type

@@ -16,9 +16,8 @@ from zlib_ng.zlib_ng import crc32
 
 import refimpl.errors
 from codec.tensor import DTYPES
-from onnx_export.calls import ELEMENT_TYPES, KIND_OF, checked_shape
+from onnx_export.calls import ELEMENT_TYPES, KIND_OF, checked_shape, is_call
 from onnx_export.files import naming
-from onnx_export.functions import DOMAIN
 from onnx_export.native import library_path
 from refimpl.errors import Corrupt, ExportError, LimitExceeded, StreamError
 
@@ -167,7 +166,7 @@ def device_calls(model: onnx.ModelProto, names: Collection[str]) -> list[DeviceC
     for node in model.graph.node:
         to = next((a.i for a in node.attribute if a.name == "to"), None)
         dtype = next((name for name in FLOATS_OF_NUMPY if ELEMENT_TYPES[name] == to), None)
-        if node.domain != DOMAIN or node.output[0] not in names or dtype is None:
+        if not is_call(node) or node.output[0] not in names or dtype is None:
             continue
         inputs = [initializers[name] for name in node.input if name in initializers]
         if node.op_type not in KIND_OF or len(inputs) != len(node.input):

@@ -139,6 +139,23 @@ def test_convolutions_get_pairs_and_keep_their_row_scales(tmp_path, monkeypatch)
     assert "QLinearConv" in kernels(output, "resident", feeds, monkeypatch, tmp_path)
 
 
+def test_names_of_integers_that_the_model_has_already_are_avoided(tmp_path):
+    text = "(float[n, 64] x) => (float[n, 32] y) { z = Mul(x, s) c = Add(z, t) y = MatMul(c, w) }"
+    model = net(text, w=normal(64, 32), s=normal(64), t=normal(64, seed=2))
+    for old, new in (("s", "w.scale"), ("t", "w.codes")):
+        next(t for t in model.graph.initializer if t.name == old).name = new
+        next(n for n in model.graph.node if old in n.input).input[1] = new
+    output, plain = tmp_path / "o.onnx", tmp_path / "p.onnx"
+    compress(save(model, tmp_path / "m.onnx"), output, calibration=loud(200, 64), activations="int8")
+    decompress(output, plain)
+    feeds = {"x": loud(50, 64, seed=1)}
+    expected = outputs_of(output, feeds)[0]
+    resident = load_session(output, "resident").run(None, feeds)[0]
+    assert np.allclose(resident, expected, atol=1e-3 * np.abs(expected).max())
+    assert np.array_equal(outputs_of(plain, feeds)[0], resident)
+    assert {"w.scale_", "w.codes_"} <= arrays_of(onnx.load(plain)).keys()
+
+
 @pytest.mark.parametrize("opset", [13, 21])
 def test_half_precision_is_cast_around_the_pair(tmp_path, opset):
     text = "(float16[n, 64] x) => (float16[n, 32] y) { y = MatMul(x, w) }"

@@ -1,10 +1,14 @@
+import json
+
 import numpy as np
 import onnx
 import pytest
 from onnx_export_models import CONDITIONAL, MATMUL, NETS, feeds_for, net, normal, outputs_of, save, session
 from strategies import rng
 
+from onnx_export import session as session_module
 from onnx_export.compress import compress
+from onnx_export.rewrite import set_metadata
 from onnx_export.session import load_session, run
 from refimpl.errors import ExportError, InvalidArgument
 
@@ -84,6 +88,16 @@ def test_a_model_of_several_inputs_takes_them_by_name(tmp_path):
     compress(source, tmp_path / "o.onnx")
     yes, no = (run(tmp_path / "o.onnx", {"c": np.array(c), "x": x})["y"] for c in (True, False))
     assert not np.allclose(yes, no)
+
+
+@pytest.mark.parametrize("noted", [None, "resident", ["mixed"]])
+def test_auto_without_a_plan_to_stream_takes_the_way_of_resident(compressed, monkeypatch, tmp_path, noted):
+    model = onnx.load(compressed)
+    if noted is not None:
+        set_metadata(model, json.dumps({"mode": noted}))
+    onnx.save(model, tmp_path / "m.onnx")
+    monkeypatch.setattr(session_module, "open_resident", lambda _, path, *__: path)
+    assert load_session(tmp_path / "m.onnx", "auto") == tmp_path / "m.onnx"
 
 
 def test_unknown_modes_and_devices_are_refused(compressed):
