@@ -119,9 +119,9 @@ def compress(
         raise InvalidArgument(f"the recipe {recipe} takes seconds: --work and --scheduler are for rate and aggressive")
     if scheduler is not None and work is None:
         raise InvalidArgument("--scheduler needs a --work folder that all workers see")
-    options = replace(
-        options, work=None if work is None else Path(work), scheduler=scheduler, bands=latency_budget is None
-    )
+    # A weight in bands has no fraction of its own to choose, and no integer kernel takes it.
+    bands = latency_budget is None and not chosen.quantizes_activations
+    options = replace(options, work=None if work is None else Path(work), scheduler=scheduler, bands=bands)
     if (tokens is None) != (max_loss is None):
         raise InvalidArgument("--max-loss is measured on --tokens: give both or neither")
     if calibration is not None and options.recipe.keeps_floats:

@@ -128,6 +128,15 @@ def test_bands_are_smaller_and_change_no_code(tmp_path):
     assert load(a).tobytes() == load(g).tobytes()
 
 
+def test_integer_kernels_and_latency_budgets_take_no_bands(tmp_path):
+    source = save(UNEVEN["gemm"](), tmp_path / "m.onnx")
+    feeds = {name: rng(0).standard_normal((32, 256)).astype(np.float32) for name in feeds_for(session(source))}
+    given = {"profile": "archive", "calibration": feeds}
+    assert compress(source, tmp_path / "b.onnx", **given)["tensors"][0]["bands"] > 1
+    for i, more in enumerate(({"activations": "int8"}, {"latency_budget": 2.0, "threads": 1})):
+        assert compress(source, tmp_path / f"{i}.onnx", **given, **more)["tensors"][0]["bands"] == 1
+
+
 def test_alike_channels_stay_together(tmp_path):
     model = net("(float[n, 256] x) => (float[n, 192] y) { y = MatMul(x, w) }", w=normal(256, 192))
     report = compress(save(model, tmp_path / "m.onnx"), tmp_path / "s.onnx", profile="archive")
