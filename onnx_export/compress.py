@@ -127,6 +127,8 @@ def compress(
     if calibration is not None and options.recipe.keeps_floats:
         raise InvalidArgument(f"the recipe {recipe} changes no value: calibration data do not apply")
     setup = check_budget(source, latency_budget, device, batch, threads, fraction)
+    if chosen.quantizes_activations and kind_of(source) != ".onnx":
+        raise InvalidArgument("--activations int8 needs a graph to run: a .safetensors file has none")
     if chosen.quantizes_activations and calibration is None:
         raise InvalidArgument("--activations int8 takes the activations' ranges from samples: it needs --calibration")
     check_output(output, force=force)

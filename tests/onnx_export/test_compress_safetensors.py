@@ -170,6 +170,12 @@ def test_calibration_wants_a_graph(tmp_path):
         compress(write(tmp_path / "m.safetensors"), tmp_path / "o.safetensors", calibration=np.zeros((1, 1)))
 
 
+def test_integer_activations_need_a_graph(tmp_path):
+    with pytest.raises(InvalidArgument, match="int8 needs a graph to run"):
+        compress(write(tmp_path / "m.safetensors"), tmp_path / "o.safetensors", activations="int8")
+    assert not (tmp_path / "o.safetensors").exists()
+
+
 def test_what_is_compressed_already_is_refused(tmp_path):
     compress(write(tmp_path / "m.safetensors"), tmp_path / "o.safetensors")
     with pytest.raises(InvalidArgument, match="compressed already"):
