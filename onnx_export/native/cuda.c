@@ -147,8 +147,6 @@ static int module_of(int type) {
     }
 }
 
-static const char *const NAMES[] = {"symbols", "int8", "uint8", "int4", "uint4", "float32", "float16", "bfloat16"};
-
 static bool is_repeated(const Device *device) { return device->call.function->mode == CONSTANT || device->only; }
 
 /* Whether one launch does mode partial: no group lies in two chunks, and 32 bits count elements. */
@@ -210,7 +208,7 @@ static Failure launch_decode(Device *device, int module, bool packed, DevicePoin
     uint32_t lanes = (uint32_t)stream->lane_count, log = stream->table_log;
     Spread *scale = &device->scale, *zero = &device->zero_point;
     char name[64];
-    snprintf(name, sizeof name, "tans_decode_%s%s", NAMES[module], packed ? "_packed" : "");
+    snprintf(name, sizeof name, "tans_decode_%s%s", TYPE_NAMES[module], packed ? "_packed" : "");
     void *arguments[] = {(void *)&stream->words, &words, &lanes, &log, &device->model, (void *)&stream->classes,
                          &device->positions, &device->stage_words, &out, &count, &scale->data, &scale->inner,
                          &scale->count, &zero->data, &zero->inner, &zero->count, &device->status};
@@ -228,7 +226,7 @@ static Failure launch_partial(Device *device, DevicePointer out, void *queue) {
     Grid grid = device->grid;
     int module = module_of(call->type);
     char name[64];
-    snprintf(name, sizeof name, "tans_partial_%s%s", NAMES[module], call->function->packed ? "_packed" : "");
+    snprintf(name, sizeof name, "tans_partial_%s%s", TYPE_NAMES[module], call->function->packed ? "_packed" : "");
     if (grid.blocks * (grid.threads / WARP) >= ceil_div(lanes, WARP)) {
         grid.blocks = device->gpu->multiprocessors;
         grid.threads = (unsigned)(WARP * least(MAX_WARPS, ceil_div(ceil_div(lanes, WARP), grid.blocks) + RAW_WARPS));
@@ -253,7 +251,7 @@ static Failure launch_values(Device *device, DevicePointer coded, DevicePointer 
     Spread *scale = &device->scale, *zero = &device->zero_point;
     int module = module_of(call->type);
     char name[64];
-    snprintf(name, sizeof name, "tans_values_%s", NAMES[module]);
+    snprintf(name, sizeof name, "tans_values_%s", TYPE_NAMES[module]);
     void *arguments[] = {&raw, &coded, &chunk, &per_block, &coded_chunks, &packed, &repeated, &out, &count,
                          &scale->data, &scale->inner, &scale->count, &zero->data, &zero->inner, &zero->count,
                          &device->status};

@@ -4,6 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+const char *const TYPE_NAMES[OF_PARTIAL] = {"symbols", "int8",    "uint8",   "int4",
+                                            "uint4",   "float32", "float16", "bfloat16"};
+
 #if defined(__linux__)
 #include <dlfcn.h>
 #include <pthread.h>
@@ -133,19 +136,16 @@ static int attribute_of(int device, int attribute) {
     return value;
 }
 
-static const char *const TYPES[MODULES] = {"symbols", "int8",    "uint8",   "int4",
-                                           "uint4",   "float32", "float16", "bfloat16"};
-
 static Failure compile(const char *architecture, int module, char **image, size_t *bytes) {
     char target[48], only[48];
-    const char *options[] = {target, "--std=c++17", only, module & OF_PARTIAL ? "-DTANS_PARTIAL" : "-DTANS_WHOLE"};
+    const char *options[] = {target, "--std=c++17", only, "-DTANS_PARTIAL"};
     void *program = NULL;
     Failure failure = "CUDA's compiler refuses the kernels for this device";
     snprintf(target, sizeof target, "--gpu-architecture=%s", architecture);
-    snprintf(only, sizeof only, "-DTANS_ONLY_%s", TYPES[module & ~OF_PARTIAL]);
+    snprintf(only, sizeof only, "-DTANS_ONLY_%s", TYPE_NAMES[module & ~OF_PARTIAL]);
     if (rtc.CreateProgram(&program, tansor_cuda_source, "tansor.cu", 0, NULL, NULL)) return failure;
-    if (!rtc.CompileProgram(program, 4, options) && !rtc.GetCUBINSize(program, bytes) && (*image = malloc(*bytes)) &&
-        !rtc.GetCUBIN(program, *image)) {
+    if (!rtc.CompileProgram(program, module & OF_PARTIAL ? 4 : 3, options) && !rtc.GetCUBINSize(program, bytes) &&
+        (*image = malloc(*bytes)) && !rtc.GetCUBIN(program, *image)) {
         failure = NULL;
     }
     rtc.DestroyProgram(&program);
@@ -161,7 +161,7 @@ static Failure build_module(const char *architecture, int module, void **loaded)
     if (failure) return failure;
     rtc.Version(&major, &minor);
     snprintf(name, sizeof name, "%016llx-%s-%s%s-nvrtc%d.%d.cubin", (unsigned long long)hash_of(tansor_cuda_source),
-             architecture, TYPES[module & ~OF_PARTIAL], module & OF_PARTIAL ? "-partial" : "", major, minor);
+             architecture, TYPE_NAMES[module & ~OF_PARTIAL], module & OF_PARTIAL ? "-partial" : "", major, minor);
     image = read_cached(name, &bytes);
     if (image && !cu.ModuleLoadData(loaded, image)) {
         free(image);

@@ -8,6 +8,7 @@ typedef uint64_t DevicePointer;
 
 /* What the text is compiled for. */
 enum { OF_SYMBOLS, OF_INT8, OF_UINT8, OF_INT4, OF_UINT4, OF_FLOAT32, OF_FLOAT16, OF_BFLOAT16, OF_PARTIAL = 8 };
+extern const char *const TYPE_NAMES[OF_PARTIAL]; /* in the names of kernels */
 
 /* A kernel of the module, and how much shared memory it may have. */
 typedef struct {
