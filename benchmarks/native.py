@@ -38,15 +38,15 @@ SOURCES = {"int8": (6.0, 128, 255), "int4": (1.3, 8, 15)}  # standard deviation,
 LAYERS, WIDTH, BATCHES = 4, 2048, (1, 8, 64)
 LENGTHS = (1, 16)  # tokens of a sequence
 MEMORY_SCRIPT = """
-import sys, numpy as np
+import sys
+from functools import partial
+from onnx_export.measure import feeds_for, resident_bytes
 from onnx_export.session import load_session
-def now(field):
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) * 1024
+now = partial(resident_bytes, "/proc/self/status")
 before = now("VmRSS")
 session = load_session(sys.argv[1], sys.argv[2])
 loaded = now("VmRSS")
-feeds = {i.name: np.zeros([d if isinstance(d, int) else 64 if axis else 1 for axis, d in enumerate(i.shape)],
-         np.int64 if "int64" in i.type else np.float32) for i in session.get_inputs()}
+feeds = feeds_for(session, 1)
 open("/proc/self/clear_refs", "w").write("5")
 for _ in range(3):
     session.run(None, feeds)

@@ -26,13 +26,12 @@ SAMPLES, TOKENS = 32, 128
 RECIPES = ("lossless", "double", "rate", "aggressive")
 PROGRAM = """
 import json, sys
-from pathlib import Path
 from onnx_export.compress import compress
+from onnx_export.measure import resident_bytes
 count = 0
 if len(sys.argv) > 1:
     count = compress(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))["weights"]["count"]
-status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-print(json.dumps({"count": count, "peak_bytes": 1024 * int(status["VmHWM"].split()[0])}))
+print(json.dumps({"count": count, "peak_bytes": resident_bytes("/proc/self/status", "VmHWM")}))
 """
 
 

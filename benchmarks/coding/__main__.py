@@ -36,6 +36,8 @@ from loops import measure_loops
 from sources import Source, at_entropy, gaussian, list_sources
 from tables import Row, growth_table, payload_table, plain_table, replace_tables, source_table, summary_table
 
+from onnx_export.measure import host_memory
+
 HERE = Path(__file__).parent
 
 
@@ -76,11 +78,8 @@ def child(script: str, *arguments: str, **environment: str) -> Row:
 
 def available_memory() -> float:
     """Bytes that can be had without swapping."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024 * float(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return math.inf
+    memory = host_memory()
+    return math.inf if memory is None else memory[1]
 
 
 def measure_growth(profile: str, largest: int) -> list[Row]:

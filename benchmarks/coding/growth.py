@@ -20,6 +20,7 @@ import numpy as np
 from sources import Symbols, at_entropy, gaussian
 
 from codec import decode, encode
+from onnx_export.measure import resident_bytes
 
 BLOCK = 1 << 20  # symbols that are repeated
 
@@ -35,9 +36,7 @@ def repeated(count: int) -> tuple[Symbols, Symbols]:
 
 def resident() -> dict[str, int]:
     """Bytes in memory, now (VmRSS) and at most (VmHWM)."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    return {name: 1024 * int(fields[name].split()[0]) for name in ("VmRSS", "VmHWM")}
+    return {name: resident_bytes("/proc/self/status", name) for name in ("VmRSS", "VmHWM")}
 
 
 def reset_peak() -> dict[str, int]:
