@@ -8,7 +8,6 @@
 
 import argparse
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from unittest import mock
 import numpy as np
 
 import tansor
+from onnx_export.measure import Setup, seconds_of
 
 
 def main() -> None:
@@ -61,15 +61,10 @@ def compared(options: argparse.Namespace, target: float | None) -> Iterator[list
 
 
 def seconds_to_run(path: Path, tokens: np.ndarray[Any, np.dtype[np.int64]]) -> float:
-    """Median of five streaming runs of one window."""
+    """Median of streaming runs of one window."""
     session = tansor.load_session(path, "streaming")
     name = session.get_inputs()[0].name
-    times = []
-    for _ in range(5):
-        begin = time.perf_counter()
-        session.run(None, {name: tokens})
-        times.append(time.perf_counter() - begin)
-    return sorted(times)[2]
+    return seconds_of({"": lambda: session.run(None, {name: tokens})}, Setup())[""]
 
 
 def rows(text: str) -> slice:

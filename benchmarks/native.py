@@ -11,7 +11,6 @@ nothing but a language model on the CPU, streaming against resident: both run th
 import argparse
 import json
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from codec.tensor import load, store_weight
 from onnx_export.calls import read_calls, write_call
 from onnx_export.files import read_model
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
-from onnx_export.measure import call_model
+from onnx_export.measure import Setup, call_model, run_of, seconds_of
 from onnx_export.runtime import open_session
 from onnx_export.session import load_session
 
@@ -143,33 +142,13 @@ def speed(model, device, threads, dtype, native=True, repeats=9):
     binding = session.io_binding()
     out = ort.OrtValue.ortvalue_from_shape_and_type([SIZE, SIZE], np.dtype(dtype).type, device)
     binding.bind_ortvalue_output("w", out)
-    clock = time.thread_time if threads == 1 else time.perf_counter
-
-    def once():
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-
-    return SIZE**2 / median(once, clock, repeats) / 1e9
+    seconds = seconds_of({"": run_of(session, binding)}, Setup(device, threads=threads, repeats=repeats))
+    return SIZE**2 / seconds[""] / 1e9
 
 
 def open_with(model, device, threads, native=True):
     """A session as streaming opens it."""
-    options = ort.SessionOptions()
-    options.enable_mem_pattern = False
-    if threads:
-        options.intra_op_num_threads = threads
-    return open_session(model, device, options, native=native)
-
-
-def median(task, clock, repeats):
-    """Of so many calls, the first one left out."""
-    task()
-    times = []
-    for _ in range(repeats):
-        begin = clock()
-        task()
-        times.append(clock() - begin)
-    return statistics.median(times)
+    return open_session(model, device, Setup(device, threads=threads).options(), native=native)
 
 
 # A model
@@ -181,25 +160,18 @@ def layers(device):
     stored = [tensor("int4", "gpu", dtype, WIDTH, seed) for seed in range(LAYERS)]
     models = {"plain": plain_model(stored, dtype), "streaming": streaming_model(stored, dtype)}
     sessions = {name: open_with(model, device, 1) for name, model in models.items()}
-    clock = time.thread_time if device == "cpu" else time.perf_counter
+    setup = Setup(device, threads=1, repeats=15)
     rows = []
     for batch in BATCHES:
         feeds = {"x0": np.random.default_rng(0).standard_normal((batch, WIDTH)).astype(dtype)}
-        times = medians({name: partial(s.run, None, feeds) for name, s in sessions.items()}, clock, 15)
+        times = milliseconds({name: partial(s.run, None, feeds) for name, s in sessions.items()}, setup)
         rows.append({"batch": batch} | times | {"ratio": times["streaming"] / times["plain"]})
     return rows
 
 
-def medians(tasks, clock, repeats):
-    """Milliseconds of each task, the tasks taking turns; the first turn is left out."""
-    times = {name: [] for name in tasks}
-    for turn in range(repeats + 1):
-        for name, task in tasks.items():
-            begin = clock()
-            task()
-            if turn:
-                times[name].append(clock() - begin)
-    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
+def milliseconds(tasks, setup):
+    """Of each task."""
+    return {name: 1e3 * seconds for name, seconds in seconds_of(tasks, setup).items()}
 
 
 def chain(nodes, tensors, dtype, info=(), bodies=(), imports=()):
@@ -234,14 +206,13 @@ def whole_model(path):
     """Milliseconds of a run of a language model, decoded while loading and at each use."""
     rows = []
     for threads in (1, 2):
-        clock = time.thread_time if threads == 1 else time.perf_counter
         sessions = {mode: load_with(path, mode, threads) for mode in ("resident", "streaming")}
         (tokens,) = sessions["resident"].get_inputs()
         for length in LENGTHS:
             for batch in BATCHES:
                 feeds = {tokens.name: np.random.default_rng(0).integers(0, 256, (batch, length))}
                 tasks = {mode: partial(session.run, None, feeds) for mode, session in sessions.items()}
-                times = medians(tasks, clock, 15 if batch * length < 512 else 5)
+                times = milliseconds(tasks, Setup("cpu", batch, threads, 15 if batch * length < 512 else 5))
                 row = {"threads": threads, "batch": batch, "tokens each": length}
                 rows.append(row | times | {"ratio": times["streaming"] / times["resident"]})
     return rows
