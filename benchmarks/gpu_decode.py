@@ -29,6 +29,7 @@ from codec.cuda.blocks import ELEMENTS, SYMBOLS, Broadcast, DeviceBlock, launch_
 from codec.cuda.device import Device, current_device
 from codec.frame import make_frame
 from codec.kernels import numba_kernels
+from refimpl.metrics import entropy_of_counts
 
 REPLAYS, ROTATED_BYTES, LEAST_LAUNCHES = 15, 1 << 29, 8
 COLUMNS = 4096
@@ -49,13 +50,6 @@ def draw(name: str, count: int) -> npt.NDArray[np.uint8]:
     sigma, largest = SOURCES[name]
     codes = np.round(np.random.default_rng(7).standard_normal(count) * sigma).clip(-largest, largest)
     return (codes + largest).astype(np.uint8)
-
-
-def entropy(symbols: npt.NDArray[np.uint8]) -> float:
-    """Bits a symbol, order 0."""
-    share = np.bincount(symbols) / len(symbols)
-    share = share[share > 0]
-    return float(-(share * np.log2(share)).sum())
 
 
 def seconds(launch: Callable[[int], None], sets: int) -> float:
@@ -123,7 +117,8 @@ def measure(name: str, base: npt.NDArray[np.uint8], times: int, device: Device) 
         "float32": decode_seconds(blocks, device, "float32", by_row, zero_point),
     }
     return {
-        "source": name, "symbols": count, "entropy": entropy(base), "bits": frame.block.stored_bits / count,
+        "source": name, "symbols": count, "entropy": entropy_of_counts(np.bincount(base)),
+        "bits": frame.block.stored_bits / count,
         "lane_symbols": stream.symbol_count / stream.lane_count, "class_bytes": len(stream.classes),
         "prepare_seconds": prepare, "seconds": taken,
     }  # fmt: skip

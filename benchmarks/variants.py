@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from codec.tensor import StoredTensor, store_weight
 from onnx_export.calls import write_call
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
+from refimpl.metrics import entropy_of_counts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 BLOCK = 32  # weights that share a scale in MatMulNBits
@@ -143,9 +144,7 @@ def store(weight: Array, step: float, fraction: float = 1.0) -> StoredTensor:
 
 def entropy(symbols: Array) -> float:
     """Bits a symbol, order 0."""
-    share = np.bincount(symbols.reshape(-1), minlength=256) / symbols.size
-    share = share[share > 0]
-    return float(-(share * np.log2(share)).sum())
+    return entropy_of_counts(np.bincount(symbols.reshape(-1)))
 
 
 # Variants

@@ -10,6 +10,7 @@ import onnx
 
 from codec.tensor import load_symbols
 from onnx_export.calls import read_calls
+from refimpl.metrics import entropy_of_counts
 from refimpl.symbols import to_symbols
 
 Symbols = npt.NDArray[np.uint8]
@@ -40,8 +41,7 @@ class Source:
 def entropy(values: npt.NDArray[np.integer]) -> float:
     """Empirical order-0 entropy in bits per value."""
     counts = np.unique(values, return_counts=True)[1] if values.dtype != np.uint8 else np.bincount(values)
-    p = counts[counts > 0] / len(values)
-    return -float((p * np.log2(p)).sum())
+    return entropy_of_counts(counts)
 
 
 def gaussian(rng: np.random.Generator, count: int) -> Floats:
