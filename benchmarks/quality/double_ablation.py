@@ -28,8 +28,9 @@ import numpy.typing as npt
 import onnx
 
 from benchmarks.quality.harness import machine, sources_digest
-from benchmarks.quality.language import prepare_bytes, prepare_words
+from benchmarks.quality.language import evaluation_bytes, evaluation_words, prepare_bytes, prepare_words
 from benchmarks.quality.plot import Line, plot
+from benchmarks.quality.tables import markdown
 from benchmarks.quality.task import Folders, Task, cached, digest, write_json
 from codec.frame import decode_frame, make_frame
 from codec.tensor import load
@@ -57,7 +58,10 @@ from onnx_export.weights import Constant, find_constants
 from refimpl.activations import ActivationStatistics
 from refimpl.pipeline import LayerSettings
 
-MODELS: Mapping[str, Callable[[Folders], Task]] = {"opt-1m-byte": prepare_bytes, "opt-29m": prepare_words}
+MODELS: Mapping[str, tuple[Callable[[Folders], Task], Callable[[Folders], npt.NDArray[np.integer]]]] = {
+    "opt-1m-byte": (prepare_bytes, evaluation_bytes),
+    "opt-29m": (prepare_words, evaluation_words),
+}  # tasks, and all windows of the texts that judge
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 OFFSETS = (-4.0, -2.0, 0.0, 2.0)  # dB around the recipe's targets
@@ -283,9 +287,7 @@ def table(points: Sequence[Point], baseline: float) -> str:
         if "perplexity" in row:
             row["loss, %"] = 100 * (row["perplexity"] / baseline - 1)
         rows.append({key: cell(key, value) for key, value in row.items()})
-    heads = [key.replace("_", " ") for key in rows[0]]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    return "\n".join(lines + ["| " + " | ".join(row.values()) + " |" for row in rows])
+    return markdown([key.replace("_", " ") for key in rows[0]], [list(row.values()) for row in rows])
 
 
 def cell(key: str, value: Any) -> str:
@@ -358,8 +360,8 @@ def main() -> None:
     parser.add_argument("--svg-dir", type=Path)
     options = parser.parse_args()
     folders = Folders(options.work.resolve(), options.shared and options.shared.resolve())
-    task = MODELS[options.model](folders)
-    tokens = evaluation_windows(options.model, folders)
+    prepared, windows = MODELS[options.model]
+    task, tokens = prepared(folders), windows(folders)
     count = min(options.windows or len(tokens), len(tokens))
     chosen = tokens[np.linspace(0, len(tokens) - 1, count).round().astype(int)]
     bench = Bench(task, chosen.astype(np.int64), folders.work / f"double-{options.model}-{count}")
@@ -367,7 +369,7 @@ def main() -> None:
     found = {name: list(PARTS[name](bench)) for name in options.part or PARTS}
     print(f"{options.model}, {count} windows of {chosen.shape[1]} tokens: perplexity {baseline:.4f}\n")
     for name, points in found.items():
-        print(f"{name}\n\n{table(points, baseline)}\n")
+        print(f"{name}\n\n{table(points, baseline)}")
     if options.json:
         date = dt.datetime.now(dt.UTC).date().isoformat()
         write_json(
@@ -377,17 +379,6 @@ def main() -> None:
         options.svg_dir.mkdir(parents=True, exist_ok=True)
         for name, picture in drawings(found, baseline):
             (options.svg_dir / f"double-{name}.svg").write_text(picture, encoding="utf-8")
-
-
-def evaluation_windows(model: str, folders: Folders) -> npt.NDArray[np.integer]:
-    """All windows of the text that judges."""
-    from benchmarks.quality.language import DATA
-    from onnx_export.demo import EVALUATION_WINDOWS, byte_windows
-
-    if model == "opt-1m-byte":
-        return byte_windows(DATA / "sotu-evaluation.txt", EVALUATION_WINDOWS)
-    assert folders.shared is not None, "the task has asked for it"
-    return np.asarray(np.load(folders.shared / "data" / "sotu-evaluation.opt-29m.npy"))
 
 
 def say(line: str) -> None:

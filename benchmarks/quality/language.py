@@ -16,23 +16,43 @@ Tokens = npt.NDArray[np.integer]
 
 def prepare_words(folders: Folders) -> Task:
     """The model of 29.7 million parameters."""
+    model = shared_file(folders, "models/opt-29m/model.onnx")
+    calibration = shared_file(folders, "data/sotu-calibration.opt-29m.npy")
+    return task("opt-29m", "opt-29m", model, calibration, evaluation_words(folders), folders)
+
+
+def evaluation_words(folders: Folders) -> Tokens:
+    """What judges it."""
+    return np.asarray(np.load(shared_file(folders, "data/sotu-evaluation.opt-29m.npy")))
+
+
+def shared_file(folders: Folders, path: str) -> Path:
+    """A file of the model or its tokens.
+
+    Raises
+    ------
+    Missing
+        It is not there.
+    """
     if folders.shared is None:
         raise Missing("needs --shared DIR with models/opt-29m/model.onnx and data/sotu-*.opt-29m.npy")
-    model = folders.shared / "models" / "opt-29m" / "model.onnx"
-    calibration, evaluation = (folders.shared / "data" / f"sotu-{p}.opt-29m.npy" for p in ("calibration", "evaluation"))
-    for path in (model, calibration, evaluation):
-        if not path.is_file():
-            raise Missing(f"needs {path}")
-    windows = np.load(evaluation)
-    return task("opt-29m", "opt-29m", model, calibration, windows, folders)
+    file = folders.shared / path
+    if not file.is_file():
+        raise Missing(f"needs {file}")
+    return file
 
 
 def prepare_bytes(folders: Folders) -> Task:
     """The bundled model, on the windows of `tansor demo`."""
     calibration = folders.work / "opt-1m-byte" / "calibration.npy"
     save_once(calibration, lambda: byte_windows(DATA / "sotu-calibration.txt", CALIBRATION_WINDOWS))
-    windows = byte_windows(DATA / "sotu-evaluation.txt", EVALUATION_WINDOWS)
+    windows = evaluation_bytes(folders)
     return task("opt-1m-byte", "opt-1m-byte, bundled", DATA / "opt-1m-byte.onnx", calibration, windows, folders)
+
+
+def evaluation_bytes(_folders: Folders) -> Tokens:
+    """What judges it."""
+    return byte_windows(DATA / "sotu-evaluation.txt", EVALUATION_WINDOWS)
 
 
 def task(name: str, title: str, model: Path, calibration: Path, windows: Tokens, folders: Folders) -> Task:
