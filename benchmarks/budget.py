@@ -10,8 +10,6 @@ back and run in mode auto, all budgets in turns. Medians. On the CPU with one th
 import argparse
 import json
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 from importlib.resources import as_file, files
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime as ort
+from machine import hardware
 
 from onnx_export.budget import apply_plan, fraction_of, make_plan, measure, open_kept
 from onnx_export.calls import read_calls
@@ -59,13 +58,8 @@ def main():
 
 def environment(options):
     """Machine and versions in a line."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    if options.device == "cuda":
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout  # noqa: S607
-        model += ", " + listed.split("(")[0].strip()
     return (
-        f"{platform.machine()} {model}, Python {platform.python_version()}, ONNX Runtime {ort.__version__}, "
+        f"{hardware(options.device)}, Python {platform.python_version()}, ONNX Runtime {ort.__version__}, "
         f"threads {options.threads or 'as ONNX Runtime chooses'}, {time.strftime('%Y-%m-%d')}"
     )
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from machine import hardware
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
@@ -81,13 +82,8 @@ def write(result, path):
 
 def environment(device):
     """Machine and versions in a line."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    if device == "cuda":
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout  # noqa: S607
-        model += ", " + listed.split("(")[0].strip()
     return (
-        f"{platform.machine()} {model}, Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"{hardware(device)}, Python {platform.python_version()}, NumPy {np.__version__}, "
         f"ONNX Runtime {ort.__version__}, {time.strftime('%Y-%m-%d')}"
     )
 
