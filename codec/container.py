@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from codec.frame import decode_frame, encode, read_frame, write_frame
 from codec.tensor import DTYPES, INTEGERS, MAX_BANDS, BandedTensor, Stored, StoredTensor, make_banded
-from refimpl.errors import Corrupt, InvalidArgument, StreamError, Truncated, UnsupportedVersion
+from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, StreamError, Truncated, UnsupportedVersion
 
 KEY = "tansor"
 VERSION = 1
@@ -183,10 +183,15 @@ def take_tensor(plain: Plain, name: str, entry: Entry) -> Stored:
     if frame is None or frame.dtype != np.uint8:
         raise Corrupt("the frame of its bands is missing or not U8")
     header = read_frame(frame.tobytes())
-    if header.block.symbol_count != shape[axis] or header.block.mode == "constant":  # whose count may be any
-        raise Corrupt(f"bands of {header.block.symbol_count} channels, {header.block.mode}, for {shape[axis]} channels")
+    if header.block.symbol_count != shape[axis]:
+        raise Corrupt(f"bands of {header.block.symbol_count} channels for {shape[axis]} channels")
     bands = decode_frame(header)
-    channels = np.bincount(bands, minlength=entry.bands).tolist()
+    if bands.size and not any(bands.strides):  # one symbol repeated, whose count may be any
+        raise Corrupt("the frame of its bands is constant")
+    try:
+        channels = np.bincount(bands, minlength=entry.bands).tolist()
+    except MemoryError:  # it takes eight bytes a channel
+        raise LimitExceeded(f"{len(bands)} channels do not fit in memory") from None
     shapes = [(*shape[:axis], count, *shape[axis + 1 :]) for count in channels[: entry.bands]]
     parts = [take_part(plain, f"{name}.{g}", entry.dtype, part) for g, part in enumerate(shapes)]
     return make_banded(axis, bands, parts)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from codec.container import write_container  # noqa: E402
 from codec.frame import encode  # noqa: E402
-from codec.tensor import store_integers, store_weight  # noqa: E402
+from codec.tensor import make_banded, split_bands, store_integers, store_weight  # noqa: E402
 from conformance.frames import draw_frame  # noqa: E402
 from refimpl.tans.stream import NUMPY  # noqa: E402
 
@@ -84,6 +84,9 @@ def containers() -> Iterator[tuple[str, bytes]]:
     yield "integers.container", write_container({"a": integers}, {})
     yield "weight.container", write_container({"w": weight}, {"format": "pt"})
     yield "mixed.container", write_container({"w": weight, "a": integers, "bias": np.zeros(3, np.float32)}, {})
+    bands = np.array([0, 2, 1, 0], np.uint8)
+    parts = [store_integers(part, kernels=NUMPY) for part in split_bands(values[:, :4], 1, bands)]
+    yield "bands.container", write_container({"b": make_banded(1, bands, parts)}, {})
     yield "plain.container", write_container({"bias": np.zeros((2, 0, 3), np.float64)}, {"k": "v"})
 
 

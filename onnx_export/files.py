@@ -63,7 +63,7 @@ def read_model(path: Path, *, external_data: bool = True) -> onnx.ModelProto:
     if external_data:
         try:
             onnx.load_external_data_for_model(model, str(path.parent))
-        except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:  # RuntimeError: a long name
             raise ExportError(f"{path}: the external tensors cannot be read: {first_line(error)}") from None
     return model
 

@@ -18,6 +18,7 @@ from refimpl.errors import Corrupt
 
 LARGE = 1 << 16  # bytes
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
+MAX_SHIFT = 70  # bits: a number takes ten bytes at most, seven bits each
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9  # fields of ModelProto, GraphProto, TensorProto
 
 
@@ -105,6 +106,11 @@ def fields(data: bytes | mmap.mmap, begin: int, end: int) -> Iterator[tuple[int,
 def varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
     """A number, and where it ends.
 
+    Raises
+    ------
+    IndexError
+        It does not end, or not within ten bytes.
+
     Examples
     --------
     >>> varint(bytes([0xAC, 0x02]), 0)
@@ -114,6 +120,8 @@ def varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
     while data[at] & 128:
         value |= (data[at] & 127) << shift
         shift, at = shift + 7, at + 1
+        if shift == MAX_SHIFT:
+            raise IndexError("a number of more than ten bytes")
     return value | data[at] << shift, at + 1
 
 

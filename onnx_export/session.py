@@ -14,10 +14,11 @@ from typing import Any
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
+from zlib_ng.zlib_ng import crc32
 
 from codec.kernels import numba_kernels
 from codec.tensor import DTYPES, Stored, load
-from onnx_export.calls import Call, is_call, read_calls
+from onnx_export.calls import INTERLEAVE, Call, is_call, read_calls
 from onnx_export.files import check_model, naming, read_model
 from onnx_export.functions import DOMAIN
 from onnx_export.integers import add_integers, integer_weight, read_layers
@@ -107,6 +108,7 @@ def open_streaming(model: onnx.ModelProto, path: Path, device: str, options: Any
 
     ``model`` is the outline of the file, here and in `open_resident`; it may be changed.
     """
+    check_bands(model, TensorFiles(path.parent))
     if not prepare_streaming(model, device, options, native):
         return open_session(str(path), device, options, native=native)
     options.add_session_config_entry(FOLDER_OF_TENSORS, str(path.parent.resolve()))
@@ -120,6 +122,23 @@ def prepare_streaming(model: onnx.ModelProto, device: str, options: Any, native:
         call_for_each_reader(model)
         return True  # its large tensors go from the file to the device
     return use_native(native) and turn_products(model) > 0
+
+
+def check_bands(model: onnx.ModelProto, bytes_of: TensorFiles) -> None:
+    """Check the stored bytes of bands: a function's body does not, and for these there is no kernel that would.
+
+    Raises
+    ------
+    Corrupt
+        A checksum is missing or wrong.
+    """
+    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if is_call(node) and node.op_type == INTERLEAVE:
+            inputs = [initializers[name] for name in node.input[1:] if name in initializers]
+            crc = crc32(b"".join(bytes_of(tensor).tobytes() for tensor in inputs))
+            if [a.i for a in node.attribute if a.name == "stored_crc"] != [crc]:
+                raise Corrupt(f"{node.name}: the checksum of the bands is wrong")
 
 
 def open_resident(model: onnx.ModelProto, path: Path, device: str, options: Any, native: bool | None) -> Any:

@@ -519,7 +519,7 @@ static failure read_frame(bytes given, frame *f) {
  * A whole frame. The sums of the counts and the classes are checked with the stream: as nothing comes between
  * them and the stream's own checks, and all are Corrupt, the order is that of frame.md, "Checks".
  *
- * symbols_crc of a repeated symbol is left unchecked, as "Checksums" allows.
+ * symbols_crc of a repeated symbol is left unchecked, as "Checksums" allows; that of no symbols is 0.
  */
 static failure decode_frame(bytes given, symbols *decoded) {
     frame f;
@@ -527,6 +527,10 @@ static failure decode_frame(bytes given, symbols *decoded) {
     if (failed) return failed;
     failed = decode_block(&f.block, decoded);
     if (failed) return failed;
+    if (decoded->count == 0 && f.symbols_crc != 0) {
+        free(decoded->data);
+        return CORRUPT;
+    }
     if (decoded->data && crc32(0, decoded->data, decoded->count) != f.symbols_crc) {
         free(decoded->data);
         return CORRUPT;

@@ -23,6 +23,7 @@ from codec.tensor import (
 )
 from refimpl.errors import Corrupt, InvalidArgument, StreamError, Truncated
 from refimpl.tans.blocks import Block
+from refimpl.tans.stream import Stream
 
 BANDS = np.array([0, 2, 1, 0, 0, 1, 2, 0, 1], np.uint8)
 symbols = np.random.default_rng(0).binomial(12, 0.5, (30, 9)).astype(np.uint8)
@@ -161,8 +162,16 @@ def test_every_damaged_byte_of_the_bands_is_noticed(at):
             read_container(bytes(damaged))
 
 
-def test_a_constant_frame_of_bands_allocates_nothing():
-    huge = np.frombuffer(write_frame(Frame(Block("constant", 2**40, np.zeros(1, np.uint8)), 0)), np.uint8)
+ONLY = Stream(2**40, 1, 0, 0, np.array([32]), np.empty(0, np.uint8), np.zeros(1, np.uint32))  # one symbol, no bits
+
+
+@pytest.mark.parametrize(
+    "block",
+    [Block("constant", 2**40, np.zeros(1, np.uint8)), Block("coded", 2**40, np.empty(0, np.uint8), ONLY)],
+    ids=lambda block: block.mode,
+)
+def test_a_repeated_symbol_as_bands_allocates_nothing(block):
+    huge = np.frombuffer(write_frame(Frame(block, 0)), np.uint8)
     header, begin = read_header(FILE)
     first, last = header["w"]["data_offsets"]
     body = FILE[begin:]

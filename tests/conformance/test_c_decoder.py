@@ -12,6 +12,7 @@ from conformance.run import run
 from conformance.vectors import load_cases
 
 SOURCE = Path(__file__).parents[1] / "c_decoder" / "tansor_decode.c"
+FOUND = Path(__file__).with_name("found")
 STRICT = ["-O2", "-std=c11", "-Wall", "-Wextra", "-Werror"]
 SANITIZED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 STEPS = ["decode", "spread", "decode_table", "merge_chunks", "log2_fixed", "normalize_counts"]
@@ -49,6 +50,13 @@ def test_the_decoder_in_c_passes_every_vector_of_its_steps(decoder):
     results = run(decoder, cases, jobs=2)
     assert len(results) == len(cases)
     assert [f"{result.id}: {result.text}" for result in results if result.status != "passed"] == []
+
+
+def test_the_decoder_in_c_checks_the_checksum_of_no_symbols(decoder, tmp_path):
+    shutil.copy(FOUND / "no-symbols-but-a-checksum.frame", tmp_path / "frame.bin")
+    folder = str(tmp_path)
+    done = subprocess.run([*decoder.words, "decode", folder, folder], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, (tmp_path / "error").read_text()) == (3, "Corrupt")
 
 
 def test_the_decoder_in_c_says_what_it_lacks(decoder):

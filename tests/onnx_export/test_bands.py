@@ -227,6 +227,16 @@ def test_every_damaged_byte_of_the_bands_is_noticed(model):
             list(read_calls(model))
 
 
+@pytest.mark.parametrize("part", ["w.bands", "w.channels"])
+@pytest.mark.parametrize("native", [None, False])
+def test_a_damaged_byte_of_the_bands_is_noticed_when_streamed(model, part, native, tmp_path):
+    load_session(save(model, tmp_path / "m.onnx"), "streaming", native=native)
+    tensor = next(t for t in model.graph.initializer if t.name == part)
+    tensor.raw_data = bytes([tensor.raw_data[0] ^ 17]) + tensor.raw_data[1:]
+    with pytest.raises(Corrupt, match="checksum of the bands"):
+        load_session(save(model, tmp_path / "m.onnx"), "streaming", native=native)
+
+
 @pytest.mark.parametrize(
     ("bands", "channels"),
     [([0] * 128, 256), ([255] * 128, 256), ([0] * 127, 256), ([0] * 128, 255), ([0] * 128, -1), ([0] * 128, 2**40)],

@@ -54,6 +54,12 @@ def test_onnx_runtime_reads_the_tensors_where_they_are(compressed):
     assert np.array_equal(opened.run(None, feeds)[0], outputs_of(compressed, feeds)[0])
 
 
+def test_a_number_of_more_than_ten_bytes_is_refused(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"\xff" * 1_000_000)
+    with pytest.raises(Corrupt, match="ten bytes"):
+        outline(tmp_path / "m.onnx")
+
+
 def test_damaged_files_are_refused(compressed):
     data = compressed.read_bytes()
     for cut in range(0, len(data), max(1, len(data) // 50)):
