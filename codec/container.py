@@ -121,10 +121,10 @@ def read_container(data: bytes) -> tuple[dict[str, npt.NDArray[Any] | Stored], d
     if KEY not in metadata:
         return dict(plain), metadata
     try:
-        index = json.loads(metadata.pop(KEY), object_pairs_hook=distinct)
-        version, entries = index["version"], dict(index["tensors"])
+        index = strict_json(metadata.pop(KEY))
+        version, entries = index["version"], index["tensors"]
         described = {n: read_entry(e) for n, e in entries.items()}
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise Corrupt(f"the tansor metadata cannot be read: {error}") from None
     if type(version) is not int:
         raise Corrupt(f"the version in the tansor metadata is {version!r}, expected an integer")
@@ -157,15 +157,16 @@ def read_entry(entry: Mapping[str, Any]) -> Entry:
     ValueError, KeyError, TypeError
         It is not of the form.
     """
-    shape, axis, bands = tuple(entry["shape"]), entry.get("axis"), entry.get("bands")
-    if len(shape) > MAX_RANK or not all(type(d) is int and 0 <= d < 1 << 63 for d in shape):
-        raise ValueError("a shape is not made of integers from 0 to below 2**63, or of too many")
+    shape, axis, bands = entry["shape"], entry.get("axis"), entry.get("bands")
+    integers = isinstance(shape, list) and all(type(d) is int and 0 <= d < 1 << 63 for d in shape)
+    if not integers or len(shape) > MAX_RANK:
+        raise ValueError("a shape is no list of integers from 0 to below 2**63, or of too many")
     if "axis" in entry or "bands" in entry:
         if type(axis) is not int or type(bands) is not int:
             raise ValueError("axis and bands are not both integers")
         if not (0 <= axis < len(shape) and 2 <= bands <= MAX_BANDS):
             raise ValueError(f"{bands} bands along axis {axis} of {len(shape)}")
-    return Entry(str(entry["dtype"]), shape, axis, bands)
+    return Entry(str(entry["dtype"]), tuple(shape), axis, bands)
 
 
 def take_tensor(plain: Plain, name: str, entry: Entry) -> Stored:
@@ -249,7 +250,7 @@ def read_safetensors(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str
             raise Corrupt(f"tensor {name!r} of shape {list(shape)}: {error}") from None
         spans.append((first, last))
     check_spans(spans, len(data) - begin)
-    return tensors, {str(k): str(v) for k, v in metadata.items()}
+    return tensors, metadata
 
 
 def check_spans(spans: list[tuple[int, int]], size: int) -> None:
@@ -267,6 +268,26 @@ def check_spans(spans: list[tuple[int, int]], size: int) -> None:
         end = last
     if end != size:
         raise Corrupt(f"{size - end} bytes behind the last tensor")
+
+
+def strict_json(text: str) -> Any:
+    """JSON by the standard: keys of an object differ, and there is no NaN.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+
+    Examples
+    --------
+    >>> strict_json('{"a": [1, 2.5]}')
+    {'a': [1, 2.5]}
+    """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    return json.loads(text, object_pairs_hook=distinct, parse_constant=refuse)
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -299,9 +320,12 @@ def read_header(data: bytes) -> tuple[dict[str, Any], int]:
     if size > len(data) - 8:
         raise Truncated(f"a header of {size} bytes announced, {len(data) - 8} bytes are there")
     try:
-        header = json.loads(data[8 : 8 + size], object_pairs_hook=distinct)
+        header = strict_json(data[8 : 8 + size].decode())
     except (ValueError, RecursionError) as error:
         raise Corrupt(f"the safetensors header is not JSON with distinct keys: {error}") from None
-    if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict):
         raise Corrupt("the safetensors header is not a JSON object")
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise Corrupt("the metadata of the safetensors header are not all strings")
     return header, 8 + size

@@ -168,6 +168,43 @@ def test_a_key_that_occurs_twice_in_the_index_is_refused(old):
         read_container(rebuild(FILE, header))
 
 
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+def test_words_that_json_has_not_are_refused(word):
+    text = f'{{"a":{{"dtype":"U8","shape":[1],"data_offsets":[0,1],"more":{word}}}}}'.encode()
+    with pytest.raises(Corrupt, match=f"{word} is not JSON"):
+        read_container(struct.pack("<Q", len(text)) + text + b"1")
+    header, _ = read_header(FILE)
+    header["__metadata__"]["tansor"] = header["__metadata__"]["tansor"].replace("{", f'{{"more":{word},', 1)
+    with pytest.raises(Corrupt, match=f"{word} is not JSON"):
+        read_container(rebuild(FILE, header))
+
+
+@pytest.mark.parametrize("key", ["format", "tansor"])
+@pytest.mark.parametrize("value", [1, None, True, [], {"version": 1, "tensors": {}}])
+def test_metadata_are_strings(key, value):
+    header, _ = read_header(FILE)
+    header["__metadata__"][key] = value
+    with pytest.raises(Corrupt, match="strings"):
+        read_container(rebuild(FILE, header))
+
+
+def test_a_header_is_utf_8():
+    text = "{} ".encode("utf-16-le")
+    with pytest.raises(Corrupt):
+        read_container(struct.pack("<Q", len(text)) + text)
+
+
+@pytest.mark.parametrize("change", [{"shape": {}}, {"shape": ""}, {"shape": None}])
+def test_an_index_of_another_form_is_refused(change):
+    one = store_weight(np.array(3, np.uint8), np.array(1, np.uint8), np.array(1, np.float32), "float32")
+    file = write_container({"w": one}, {})
+    for entries in ({"w": {"dtype": "float32", "shape": [], **change}}, [["w", {"dtype": "float32", "shape": []}]]):
+        header, _ = read_header(file)
+        header["__metadata__"]["tansor"] = json.dumps({"tensors": entries, "version": 1})
+        with pytest.raises(Corrupt, match="metadata cannot be read"):
+            read_container(rebuild(file, header))
+
+
 def test_a_deeply_nested_header_is_refused():
     text = b'{"a":' + b"[" * 200_000
     with pytest.raises(Corrupt):
