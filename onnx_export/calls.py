@@ -20,7 +20,7 @@ from zlib_ng.zlib_ng import crc32
 from codec.frame import Frame
 from codec.tensor import FLOATS, INTEGERS, BandedTensor, Stored, StoredTensor, make_banded
 from onnx_export.functions import DOMAIN, decompress_name
-from refimpl.errors import Corrupt
+from refimpl.errors import Corrupt, InvalidArgument
 from refimpl.tans.blocks import Block, Chunks
 from refimpl.tans.classes import NO_CLASSES
 from refimpl.tans.counts import stored_counts
@@ -102,10 +102,17 @@ def write_call(name: str, stored: Stored) -> Call:
     name : str
         Name of the value; the inputs are called ``<name>.<part>``, the bands ``<name>.0``, ``<name>.1``, ..
     stored : StoredTensor or BandedTensor
+
+    Raises
+    ------
+    InvalidArgument
+        Integers in a raw or constant block, also of a band: no function gives them. They stay initializers.
     """
     if isinstance(stored, BandedTensor):
         return write_banded(name, stored)
     block = stored.frame.block
+    if stored.scale is None and block.stream is None:
+        raise InvalidArgument(f"{name}: there is no function for integers in mode {block.mode}")
     parts: Arrays = {}
     if block.stream is not None:
         stream = block.stream

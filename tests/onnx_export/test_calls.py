@@ -10,9 +10,9 @@ from onnx_export_models import call_model, integers
 from strategies import rng
 
 from codec.frame import Frame
-from codec.tensor import StoredTensor, load, store_integers, store_weight
+from codec.tensor import StoredTensor, load, make_banded, store_integers, store_weight
 from onnx_export.calls import Call, checksum, read_call, read_calls, write_call
-from refimpl.errors import Corrupt, StreamError
+from refimpl.errors import Corrupt, InvalidArgument, StreamError
 from refimpl.tans.blocks import Block, Chunks, split_chunks
 from refimpl.tans.stream import encode_stream
 
@@ -83,6 +83,19 @@ def test_what_is_written_is_read(kind):
     assert back.frame.block.chunks == stored.frame.block.chunks
     assert load(back).tobytes() == load(stored).tobytes()
     assert write_call("layer.w", back).node == CALLS[kind].node
+
+
+@pytest.mark.parametrize("value", [np.arange(6, dtype=np.int8), np.arange(30, dtype=np.uint8), np.zeros(6, np.int8)])
+def test_there_is_no_call_for_integers_that_coding_leaves_raw_or_constant(value):
+    stored = store_integers(value.reshape(1, -1))
+    assert stored.frame.block.mode in ("raw", "constant")
+    with pytest.raises(InvalidArgument, match=f"q: .* integers in mode {stored.frame.block.mode}"):
+        write_call("q", stored)
+    coded = store_integers(np.resize(np.array([0, 0, 0, 1], value.dtype), (300, value.size)))
+    assert coded.frame.block.mode == "coded"
+    banded = make_banded(0, np.array([0] * 300 + [1], np.uint8), [coded, stored])
+    with pytest.raises(InvalidArgument, match=r"q\.1: "):
+        write_call("q", banded)
 
 
 @every
