@@ -38,7 +38,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
         "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32",
         "float64",
     )
-} | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}  # fmt: skip
+} | {
+    name: np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,17 @@ from drafts import (
     symbols,
     weights,
 )
-from invalid_frames import EXAMPLE, FRAMES, faults, more_frames
-from method_cases import method_cases
+from handmade_containers import faulty_containers, handmade_containers
+from handmade_frames import handmade_faults, handmade_frames
+from invalid_frames import EXAMPLE, FRAMES, Fault, faults, more_frames
+from method_cases import method_cases, method_details
 
 from codec.container import write_container
 from codec.frame import encode
 from codec.tensor import BandedTensor, make_banded, split_bands, store_integers, store_weight
 from conformance.backends import numpy_reference
 from conformance.lcg import Lcg
+from refimpl.activations import activation_grid
 from refimpl.tans.blocks import Chunks
 from refimpl.tans.stream import NUMPY
 
@@ -56,6 +59,55 @@ def all_cases() -> Iterator[Draft]:
     yield from decoding()
     yield from containers()
     yield from method_cases()
+    yield from handmade()  # last: the arrays of all others stay where they are in the files
+
+
+def handmade() -> Iterator[Draft]:
+    """Frames and containers that are put together by hand."""
+    for name, flag, data, content in handmade_frames():
+        yield decoded(name, flag, data, content)
+    for fault in handmade_faults():
+        yield refused(fault)
+    for name, data in handmade_containers():
+        yield Draft("read_container", name, VALID, {"data": np.frombuffer(data, np.uint8)})
+    for name, flag, error, data in faulty_containers():
+        yield Draft("read_container", name, (flag,), {"data": np.frombuffer(data, np.uint8)}, error=error)
+    yield from arithmetic()
+    yield from method_details()
+
+
+def arithmetic() -> Iterator[Draft]:
+    """Numbers that tell float32 from more, and one order of operations from another."""
+    inputs: dict[str, Any]
+    # In float32 each product, and each quotient, lies half-way between two float16; exactly it lies beside.
+    for inverse, values, factors in (
+        (False, (1.9638671875, 1.6318359375, 1.4990234375), ("0x1.bf3452p+0", "0x1.12ebap+0", "0x1.580eacp+0")),
+        (True, (1.4462890625, 1.5498046875, 1.69921875), ("0x1.ef1e02p+0", "0x1.c8ded2p+0", "0x1.7a9d52p+0")),
+    ):
+        inputs = {
+            "array": np.array(values, np.float16),
+            "channel_scale": float32(*map(float.fromhex, factors)),
+        }
+        name = f"float16-by-float32-{'divided' if inverse else 'scaled'}"
+        yield Draft("absorb", name, TIES, inputs, {"inverse": inverse})
+    for low, high in ((-0.3, 2.1), (-0.7, 1.9)):  # quotients at ties in float32, and next to them
+        ties = (np.arange(24, dtype=np.float32) + np.float32(0.5)) * activation_grid(low, high)[0]
+        near = np.stack([np.nextafter(ties, np.float32(-9)), ties, np.nextafter(ties, np.float32(9))])
+        parameters = {"lowest": low, "highest": high}
+        yield Draft("quantize_activations", f"quotients-at-ties-to-{high:g}", TIES, {"activations": near}, parameters)
+    inputs = {"activation_scale": np.array(0.0123, np.float32), "activation_zero_point": np.array(101, np.uint8)}
+    x = np.arange(24, dtype=np.uint8).reshape(4, 6) * 11
+    w = np.arange(-18, 18, dtype=np.int8).reshape(6, 6) * 7
+    scale = float32(0.013, 0.021, 0.34, 7.1, 0.0057, 1.3).reshape(6, 1)
+    inputs |= {"activation_codes": x, "weight_codes": w, "weight_scale": scale}
+    yield Draft("integer_linear", "product-of-scales-first", VALID, inputs)
+    # Sums of 4000 products above 2**26: float32 holds every eighth number there.
+    inputs |= {
+        "activation_codes": Drawn(Lcg(27, (*[0] * 230, *[32768] * 25)), (16, 4000), "uint8"),
+        "weight_codes": Drawn(Lcg(28, (0,) * 127), (1, 4000), "int8"),
+        "weight_scale": np.full((1, 1), 1.0, np.float32),
+    }
+    yield Draft("integer_linear", "sums-beyond-26-bits", EDGE, inputs)
 
 
 def float32(*values: float) -> Array:
@@ -406,8 +458,12 @@ def decoding() -> Iterator[Draft]:
     data = numpy_reference.encode(large.array(), "archive", 1.0, table_log=None, lane_count=None)
     yield Draft("decode", "large", ("large",), {"frame": np.frombuffer(data, np.uint8)}, outputs={"symbols": large})
     for fault in faults():
-        yield Draft("decode", fault.name, (fault.flag,), {"frame": np.frombuffer(fault.data, np.uint8)},
-                    error=fault.error)  # fmt: skip
+        yield refused(fault)
+
+
+def refused(fault: Fault) -> Draft:
+    """A frame that must be refused."""
+    return Draft("decode", fault.name, (fault.flag,), {"frame": np.frombuffer(fault.data, np.uint8)}, error=fault.error)
 
 
 def decoded(name: str, flag: str, data: bytes, content: Array | Drawn) -> Draft:

@@ -223,19 +223,35 @@ def rates() -> Iterator[Draft]:
         yield Draft("quantize_rate", name, REFUSED, {"weight": W}, parameters, "InvalidArgument")
 
 
-def allocation() -> Iterator[Draft]:
-    """Steps for several tensors at once."""
+def method_details() -> Iterator[Draft]:
+    """What the cases above leave open."""
+    inputs: dict[str, Array | Drawn] = {"weight": weights(8, 32, -13, seed=8), "factor": factor(32, seed=3)}
+    # Of these codes some differ if nothing, a quarter or a whole count is added instead of half of one.
+    yield Draft("quantize_rate", "half-a-count", VALID, inputs, {"step": 0.5, "price": 1.0}, compare=SUMS)
+    demands = {**three_demands(), "gain": np.array([1.0, 16.0, 1e-5])}  # the last one is not raised to 1/32 of the mean
+    for parameters in ({"target_bits": 3e4, "target_error": None}, {"target_bits": None, "target_error": 0.01}):
+        name = f"faint-gain-{'bits' if parameters['target_error'] is None else 'error'}"
+        yield Draft("allocate", name, EDGE, demands, parameters, compare=SUMS)
+
+
+def three_demands() -> dict[str, Array]:
+    """Curves, weights, gains and overheads of three tensors."""
     points = np.arange(-7, 3.25, 0.25)
     curve_step = np.stack([rounded(2.0**points) * size for size in (1.0, 0.5, 2.0)])
     one = rate_curve(weights(64, 64, -14, seed=8).array())
     bits = np.interp(points, np.log2(one.step / one.step[-1]) + 3, one.bits)
     curve_bits = np.stack([bits, bits * 1.125, bits * 0.875])
     curve_error = curve_step**2 / 12
-    inputs = {
+    return {
         "curve_step": curve_step, "curve_bits": rounded(curve_bits), "curve_error": curve_error,
         "weights": np.array([4096, 1024, 16384], np.int64), "gain": np.array([1.0, 16.0, 0.25]),
         "overhead": np.array([512.0, 512.0, 0.0]),
     }  # fmt: skip
+
+
+def allocation() -> Iterator[Draft]:
+    """Steps for several tensors at once."""
+    inputs = three_demands()
     for target in (3e4, 6e4, 1.2e5):
         yield Draft("allocate", f"bits-{target:g}", VALID, inputs, {"target_bits": target, "target_error": None},
                     compare=SUMS)  # fmt: skip

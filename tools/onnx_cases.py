@@ -83,6 +83,10 @@ def stored_tensors() -> Iterator[tuple[str, Stored, int]]:
     parts = [store_weight(part, zero, by, "float16", kernels=NUMPY) for part, by in every]
     yield "bands-float16", make_banded(1, bands, parts), 21
     yield "partial-integer-uint8", store_integers(few.reshape(20, 30) * 9, fraction=0.5, kernels=NUMPY), 21
+    bands = np.array([3, 8, 0, 1, 2, 4, 7, 5, 6, 0, 8], np.uint8)
+    nine = enumerate(split_bands(flat[:66].reshape(2, 11, 3), 1, bands))
+    parts = [store_weight(part, zero, one * (g + 1), "float32", kernels=NUMPY) for g, part in nine]
+    yield "bands-9-of-rank-3", make_banded(1, bands, parts), 21
 
 
 def onnx_case(name: str, stored: Stored, opset: int) -> OnnxCase:

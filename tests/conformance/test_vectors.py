@@ -90,7 +90,7 @@ def test_the_folder_is_small_and_holds_nothing_else():
     used = {p.relative_to(FOLDER).as_posix() for c in CASES for a in (*c.inputs.values(), *c.outputs.values())
             for p in (a.file or ())[:1]}  # fmt: skip
     assert files == {"schema.json", *(f"{step}.json" for step in STEPS), *used}
-    assert sum((FOLDER / name).stat().st_size for name in files) < 850_000
+    assert sum((FOLDER / name).stat().st_size for name in files) < 870_000
 
 
 @every_step

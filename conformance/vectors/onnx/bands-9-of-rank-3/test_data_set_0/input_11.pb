@@ -1,0 +1,1 @@
+B2.zero_pointJ

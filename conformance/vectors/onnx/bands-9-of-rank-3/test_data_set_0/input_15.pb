@@ -1,0 +1,1 @@
+B3.zero_pointJ

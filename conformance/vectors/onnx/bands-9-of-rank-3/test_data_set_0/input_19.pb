@@ -1,0 +1,1 @@
+B4.zero_pointJ

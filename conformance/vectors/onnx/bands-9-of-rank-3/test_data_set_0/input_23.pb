@@ -1,0 +1,1 @@
+B5.zero_pointJ

@@ -1,0 +1,1 @@
+B6.zero_pointJ

@@ -1,0 +1,1 @@
+B0.zero_pointJ

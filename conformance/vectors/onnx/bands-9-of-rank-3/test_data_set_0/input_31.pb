@@ -1,0 +1,1 @@
+B7.zero_pointJ

@@ -1,0 +1,1 @@
+B8.zero_pointJ

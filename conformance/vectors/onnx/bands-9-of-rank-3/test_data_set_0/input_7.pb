@@ -1,0 +1,1 @@
+B1.zero_pointJ
