@@ -72,8 +72,19 @@ def handmade() -> Iterator[Draft]:
         yield Draft("read_container", name, VALID, {"data": np.frombuffer(data, np.uint8)})
     for name, flag, error, data in faulty_containers():
         yield Draft("read_container", name, (flag,), {"data": np.frombuffer(data, np.uint8)}, error=error)
+    yield from choices()
     yield from arithmetic()
     yield from method_details()
+
+
+def choices() -> Iterator[Draft]:
+    """Choices of the writer at their borders."""
+    usual = {"profile": "gpu", "fraction": 1.0, "table_log": None, "lane_count": None}
+    # A stream of as many bits as the raw symbols: raw. And lanes that could be longer than the stream is.
+    as_long = {"symbols": symbols(HALVES, 28, seed=1)}
+    yield Draft("encode", "halves-28-as-long-as-raw", EDGE, as_long, usual)
+    few = {"symbols": symbols(SPARSE, 4000, seed=1)}
+    yield Draft("encode", "sparse-fraction-0.125", ("partial",), few, {**usual, "fraction": 0.125}, hashed=True)
 
 
 def arithmetic() -> Iterator[Draft]:

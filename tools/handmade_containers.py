@@ -114,12 +114,12 @@ def faulty_containers() -> Iterator[tuple[str, str, str, bytes]]:
         yield f"index-shape-is-{name}", "bad-index", "Corrupt", indexed(one, {"layer": {**entry, "shape": shape}})
     pairs = json.dumps({"tensors": [["layer", entry]], "version": 1})
     yield "index-tensors-is-a-list", "bad-index", "Corrupt", file_of(tensors, {"tansor": pairs})
-    for word in ("NaN", "-Infinity"):
+    for name, word in (("nan", "NaN"), ("infinity", "-Infinity")):
         index = f'{{"tensors":{json.dumps({"layer": entry})},"version":1,"more":{word}}}'
-        yield f"index-{word}", "bad-index", "Corrupt", file_of(tensors, {"tansor": index})
+        yield f"index-{name}", "bad-index", "Corrupt", file_of(tensors, {"tansor": index})
     bias = {"a": plain(np.zeros(2, np.float32)), "b": plain(np.ones(2, np.float32))}
     nan = '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"more":NaN}}'
-    yield "header-NaN", "bad-header", "Corrupt", join_text(nan, bytes(4))
+    yield "header-nan", "bad-header", "Corrupt", join_text(nan, bytes(4))
     wide = "{} ".encode("utf-16-le")
     yield "header-in-utf-16", "bad-header", "Corrupt", struct.pack("<Q", len(wide)) + wide
     texts: dict[str, Any] = {"number": 1, "null": None, "object": {}}
