@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from codec.vector import LANES, PARTS, decode_group, encode_group, lowest_bit, prefetch, read64, write64
+from codec.vector import LANES, PARTS, copy_row, decode_group, encode_group, lowest_bit, prefetch, read64, write64
 from refimpl.errors import Corrupt, InvalidArgument
 from refimpl.tans.classes import ClassTable
 from refimpl.tans.lanes import GROUP, lane_length
@@ -59,7 +59,7 @@ def encode_lanes(
 
     def encode(first: int, last: int) -> npt.NDArray[np.uint32]:
         count = last - first
-        buffer = np.empty(count * steps * step_bits // 32 + 4, np.uint32)
+        buffer = np.empty(count * steps * step_bits // 32 + 20, np.uint32)
         used = encode_range(
             symbols, lane_count, first, last, steps, padding, entries, next_state, first_states, widths, classes.index,
             start_states, bit_lengths, buffer.view(np.uint8),
@@ -84,7 +84,7 @@ def decode_lanes(
     data = read_only(at_least_eight(words)).view(np.uint8)
     ends = first_bit + np.cumsum(bit_lengths)
     starts = ends - bit_lengths
-    symbols = np.empty(steps * lane_count * (2 if packed else 1), np.uint8)
+    symbols = aligned_bytes(steps * lane_count * (2 if packed else 1))
     entries = pack_decode_table(table, classes)
 
     def decode(first: int, last: int) -> int:
@@ -126,6 +126,19 @@ def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False
     return view
+
+
+def aligned_bytes(size: int) -> npt.NDArray[np.uint8]:
+    """Memory that begins with a cache line: rows of a tile then share no line with the next tile's.
+
+    Examples
+    --------
+    >>> aligned_bytes(100).ctypes.data % 64
+    0
+    """
+    memory = np.empty(size + 63, np.uint8)
+    first = -memory.ctypes.data % 64
+    return memory[first : first + size]
 
 
 def lane_ranges(lane_count: int, each: int) -> list[tuple[int, int]]:
@@ -407,51 +420,77 @@ def encode_range(
     n = len(symbols)
     groups = steps // GROUP
     size = np.int32(len(next_state))
-    state = np.empty(LANES, np.int32)
-    bits = np.empty(groups * LANES, np.uint64)
+    # Streams of a tile's lanes, one behind another, each of which grows towards its beginning. Behind those of
+    # fewer lanes than a tile has is one more for all copies. An odd number of cache lines: ends share no place.
+    lines = (6 * groups + 79) // 64 | 1
+    slots = min(LANES, last_lane - first_lane + 1)
+    streams = np.empty(64 * lines * slots + 128, np.uint8)
+    state, place, used = np.empty(LANES, np.int32), np.empty(LANES, np.int64), np.empty(LANES, np.int64)
+    held = np.empty(LANES, np.uint64)
     row = np.empty(ROW, np.uint8)
-    literals = np.empty(steps, np.uint8)
+    met = np.empty(BLOCK * PARTS, np.uint64)  # a bit for each symbol that a literal follows
+    leaders = np.empty(BLOCK * ROW + 1, np.uint32)  # where they are
+    literals, found = np.empty((slots, steps), np.uint8), np.empty(LANES, np.int64)
     at = 0  # bits written
-    carry = np.uint64(0)  # of them, those in the byte that is not full
     for tile in range(first_lane, last_lane, LANES):
         count = min(LANES, last_lane - tile)
-        for g in range(groups - 1, -1, -1):
-            begin = GROUP * (g * lane_count + tile)
-            prefetch(symbols, begin - AHEAD * GROUP * lane_count)
-            whole = count == LANES and begin + ROW <= n
-            if not whole:
-                for i in range(ROW):
-                    row[i] = symbols[begin + i] if i < GROUP * count and begin + i < n else padding
-            keep = np.int32(15)
-            if g == groups - 1:  # begin so that the last symbol is coded by its lowest state, in no bits
-                keep = np.int32(0)
-                for k in range(LANES):
-                    i = GROUP * k + GROUP - 1
-                    state[k] = first_states[symbols[begin + i] if whole else row[i]]
-            encode_group(
-                symbols, begin, row, np.int32(whole), table, next_state, state, keep, bits, g * LANES
-            )  # fmt: skip
+        for k in range(LANES):
+            place[k] = 64 * lines * (min(k, slots - 1) + 1) - 8
+        used[:] = found[:] = 0
+        held[:] = 0
+        for block in range((groups - 1) // BLOCK * BLOCK, -1, -BLOCK):
+            following = min(block + BLOCK, groups)
+            any_met = np.uint64(0)
+            for g in range(following - 1, block - 1, -1):
+                begin = GROUP * (g * lane_count + tile)
+                prefetch(symbols, begin - AHEAD * GROUP * lane_count)
+                whole = count == LANES and begin + ROW <= n
+                if not whole:
+                    for i in range(ROW):
+                        row[i] = symbols[begin + i] if i < GROUP * count and begin + i < n else padding
+                keep = np.int32(15)
+                if g == groups - 1:  # begin so that the last symbol is coded by its lowest state, in no bits
+                    keep = np.int32(0)
+                    for k in range(LANES):
+                        i = GROUP * k + GROUP - 1
+                        state[k] = first_states[symbols[begin + i] if whole else row[i]]
+                any_met |= encode_group(
+                    symbols, begin, row, np.int32(whole), table, next_state, state, keep, place, used, held, streams,
+                    met, (g - block) * PARTS,
+                )  # fmt: skip
+            if any_met:  # the decoder reads literals from the end: those of the last symbols come first
+                for i in range(list_bits(met, (following - block) * PARTS, leaders) - 1, -1, -1):
+                    unit = leaders[i] % ROW
+                    k = unit // GROUP
+                    if k < count:
+                        begin = GROUP * ((block + leaders[i] // ROW) * lane_count + tile) + unit
+                        literals[k, found[k]] = symbols[begin] if begin < n else padding
+                        found[k] += 1
         for k in range(count):
             start_states[tile + k] = state[k] - size
-            begin, found = at, 0
-            for g in range(groups):
-                group = bits[g * LANES + k]
-                carry, at = append(
-                    data, at, carry, group & np.uint64((1 << 48) - 1), np.int64(group >> np.uint64(48) & np.uint64(63))
-                )
-                if group >> np.uint64(56):
-                    first = GROUP * (g * lane_count + tile + k)
-                    for i in range(first, first + GROUP):
-                        symbol = symbols[i] if i < n else np.uint8(padding)
-                        if width[symbol]:
-                            literals[found] = symbol
-                            found += 1
-            for i in range(found - 1, -1, -1):  # the decoder reads them from the end
-                symbol = literals[i]
-                carry, at = append(data, at, carry, np.uint64(index[symbol]), np.int64(width[symbol]))
-            bit_lengths[tile + k] = at - begin
-    write64(data, at >> 3, carry)
+            begin = 8 * (place[k] + 8) - used[k]
+            following = move_bits(streams, begin, 512 * lines * (k + 1) - begin, data, at)
+            carry = read64(data, following >> 3) & low_bits(following & 7)
+            for i in range(found[k]):
+                symbol = literals[k, i]
+                carry, following = append(data, following, carry, np.uint64(index[symbol]), np.int64(width[symbol]))
+            bit_lengths[tile + k] = following - at
+            at = following
+    write64(data, at >> 3, read64(data, at >> 3) & low_bits(at & 7))
     return at
+
+
+@njit(nogil=True)
+def low_bits(count: Any) -> Any:
+    """A mask of fewer than 64 bits."""
+    return (np.uint64(1) << np.uint64(count)) - np.uint64(1)
+
+
+@njit(nogil=True)
+def bits_from(data: Any, at: Any) -> Any:
+    """57 or more bits from bit ``at`` on, or those that are there, then zeros; there are eight bytes or more."""
+    byte = min(at >> 3, len(data) - 8)
+    return read64(data, byte) >> np.uint64(at - 8 * byte)
 
 
 @njit(nogil=True)
@@ -461,6 +500,20 @@ def append(data: Any, at: Any, carry: Any, value: Any, count: Any) -> Any:
     write64(data, at >> 3, whole)
     following = at + count
     return whole >> np.uint64(8 * ((following >> 3) - (at >> 3))), following
+
+
+@njit(nogil=True)
+def move_bits(source: Any, begin: Any, count: Any, data: Any, at: Any) -> Any:
+    """Put ``count`` bits behind the first ``at`` and return where they end.
+
+    Up to 64 bytes behind them are overwritten, 72 bytes behind the source's are read, and seven bits before them.
+    """
+    byte, used = at >> 3, at & 7
+    kept = np.uint64(data[byte]) & low_bits(used)
+    for done in range(0, used + count, 512):
+        copy_row(source, begin - used + done, data, byte + (done >> 3))
+    data[byte] = kept | np.uint64(data[byte]) & ~low_bits(used)
+    return at + count
 
 
 @njit(nogil=True)
@@ -477,8 +530,7 @@ def write_equal(values: Any, width: Any, data: Any) -> Any:
 def read_equal(data: Any, at: Any, width: Any, values: Any) -> Any:
     """Read fields of one width from bit ``at`` on."""
     for i in range(len(values)):
-        byte = min(at >> 3, len(data) - 8)
-        values[i] = np.int64(read64(data, byte) >> np.uint64(at - 8 * byte)) & ((1 << width) - 1)
+        values[i] = bits_from(data, at) & low_bits(width)
         at += width
 
 
@@ -488,9 +540,9 @@ def copy_bits(part: Any, data: Any, at: Any) -> Any:
     byte, used, size = at >> 3, at & 7, len(part)
     data[byte] = np.int64(data[byte]) & ((1 << used) - 1) | np.int64(part[0]) << used
     i = 1
-    while i + 7 <= size:  # seven bytes lie in eight of the part
-        write64(data, byte + i, read64(part, i - 1) >> np.uint64(8 - used))
-        i += 7
+    while i + 71 <= size:
+        copy_row(part, 8 * i - used, data, byte + i)
+        i += 64
     while i <= size:
         two = np.int64(part[i - 1]) | (np.int64(part[i]) << 8 if i < size else 0)
         data[byte + i] = two >> (8 - used)

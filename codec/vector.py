@@ -74,9 +74,9 @@ class Lanes:
         """Where an array argument has its element ``offset``, to be read or written as another kind."""
         return self.builder.bitcast(self.builder.gep(self.pointers[argument], [offset]), kind.as_pointer())
 
-    def load(self, argument: int, offset: Any) -> Any:
-        """Neighbouring 32-bit elements of an array argument, from an element offset on."""
-        return self.builder.load(self.address(argument, offset, ir.VectorType(I32, WIDTH)), align=1)
+    def load(self, argument: int, offset: Any, element: Any = I32) -> Any:
+        """Neighbouring elements of an array argument, from an element offset on."""
+        return self.builder.load(self.address(argument, offset, ir.VectorType(element, WIDTH)), align=1)
 
     def holds(self, flag: Any) -> Any:
         """Whether a number is not 0."""
@@ -132,12 +132,20 @@ class Lanes:
         array = self.pointers[argument]
         addresses = Addresses(self.builder.block, array.type.pointee, array, places)
         self.builder._insert(addresses)
-        found, all_lanes = ir.VectorType(kind, WIDTH), self.vector(I1, 1)
-        name = f"llvm.masked.gather.v{WIDTH}{kind}.v{WIDTH}p0"
-        function = self.builder.module.globals.get(name) or ir.Function(
-            self.builder.module, ir.FunctionType(found, [addresses.type, I32, all_lanes.type, found]), name
-        )
-        return self.builder.call(function, [addresses, I32(1), all_lanes, ir.Constant(found, ir.Undefined)])
+        found = ir.VectorType(kind, WIDTH)
+        operands = [addresses, I32(1), self.vector(I1, 1), ir.Constant(found, ir.Undefined)]
+        return self.call(f"llvm.masked.gather.v{WIDTH}{kind}.v{WIDTH}p0", found, operands)
+
+    def write_each(self, values: int, places: int, argument: int, first: int) -> None:
+        """Write 64-bit numbers, each at a place of its own in an array argument; both come from memory.
+
+        A scatter is slower: few pages at a time can be written to without looking them up.
+        """
+        for lane in range(first, first + WIDTH):
+            value, place = (FreshLoad(self.builder.block, I64, self.address(way, I64(lane), I64)) for way in (values, places))
+            self.builder._insert(value)
+            self.builder._insert(place)
+            self.builder.store(value, self.address(argument, place, I64), align=1)
 
     def halves(self, value: Any) -> tuple[Any, Any]:
         """(low, high) 32 bits of 64-bit numbers."""
@@ -163,11 +171,13 @@ class Lanes:
 
     def funnel(self, name: str, high: Any, low: Any, count: Any) -> Any:
         """A funnel shift: other than a plain one, it ignores the higher bits of the count."""
-        name = f"{name}.v{WIDTH}{high.type.element}"
-        function = self.builder.module.globals.get(name) or ir.Function(
-            self.builder.module, ir.FunctionType(high.type, [high.type] * 3), name
-        )
-        return self.builder.call(function, [high, low, count])
+        return self.call(f"{name}.v{WIDTH}{high.type.element}", high.type, [high, low, count])
+
+    def call(self, name: str, result: Any, operands: list[Any]) -> Any:
+        """One of LLVM's own functions."""
+        kind = ir.FunctionType(result, [operand.type for operand in operands])
+        function = self.builder.module.globals.get(name) or ir.Function(self.builder.module, kind, name)
+        return self.builder.call(function, operands)
 
     def nibbles(self, value: Any) -> Any:
         """Every byte as two, its low half in front."""
@@ -267,12 +277,16 @@ def decode_four(
 #         count = (state + delta) >> 13
 #         slot = (first_slot + (state >> count)) % 2**13
 #         count = 0 at step 3 of the last group
-#         bits = bits << count | state & ((1 << count) - 1)
+#         bits = bits << count | state & ((1 << count) - 1);  total += count
+#         met |= (entry >> 31) << 4 * lane + step
 #         state = next_state[slot]            # states here have the table's size added
-# `groups` gets the bits (0-47), their number (48-55) and whether a literal follows (56, bit 31 of an entry).
+# Streams grow towards their beginning; the bits of the byte begun are the highest of `held`, `used` says how many:
+#     total += used;  word = held | bits << (64 - total)
+#     bytes[place : place + 8] = word;  place -= total >> 3;  held = word << total - total % 8;  used = total % 8
+# `met` takes a word for each part: after which symbols a literal follows. The result is not 0 if there are any.
 def encode_four(
     typing: Any, symbols: Any, at: Any, row: Any, whole: Any, table: Any, next_state: Any, states: Any, keep: Any,
-    groups: Any, out: Any,
+    places: Any, used: Any, held: Any, data: Any, met: Any, met_at: Any,
 ) -> Any:  # fmt: skip
     """Type and code of `encode_group`."""
 
@@ -282,10 +296,10 @@ def encode_four(
         lanes.pointers[0] = lanes.either(arguments[3], b.gep(lanes.pointers[0], [arguments[1]]), lanes.pointers[2])
         parts = range(0, LANES, WIDTH)
         state = {p: lanes.load(6, I64(p)) for p in parts}
-        literal: dict[int, Any] = {}
+        leaders = {p: lanes.vector(I32) for p in parts}
         halves: dict[int, list[Any]] = {p: [] for p in parts}
         for late, early in ((3, 2), (1, 0)):
-            bits, used = ({p: lanes.vector(I32) for p in parts} for _ in range(2))
+            bits, total = ({p: lanes.vector(I32) for p in parts} for _ in range(2))
             for step in (late, early):
                 for p in parts:
                     entry = lanes.look_up(4, lanes.bytes_of_rows(0, 4 * p, step), I32)
@@ -295,23 +309,34 @@ def encode_four(
                     slot = b.and_(slot, lanes.vector(I32, 8191))
                     count = b.and_(count, kept) if step == 3 else count
                     bits[p] = lanes.funnel_left(bits[p], lanes.rotate_right(state[p], count), count)
-                    used[p] = b.add(used[p], count)
+                    total[p] = b.add(total[p], count)
                     state[p] = lanes.look_up(5, lanes.places_of(slot, 6, p), I32)
-                    literal[p] = b.or_(literal[p], entry) if p in literal else entry
+                    leader = b.and_(b.lshr(entry, lanes.vector(I32, 24 - 8 * step)), lanes.vector(I32, 128 << 8 * step))
+                    leaders[p] = b.or_(leaders[p], leader)
             for p in parts:
-                halves[p].append((lanes.wide(bits[p]), lanes.wide(used[p])))
+                halves[p].append((lanes.wide(bits[p]), lanes.wide(total[p])))
+        any_met = I64(0)
         for p in parts:
-            (late_bits, late_used), (early_bits, early_used) = halves[p]
-            whole = b.or_(b.shl(late_bits, early_used), early_bits)
-            count = b.shl(b.add(late_used, early_used), lanes.vector(I64, 48))
-            flag = b.shl(lanes.wide(b.lshr(literal[p], lanes.vector(I32, 31))), lanes.vector(I64, 56))
+            (late_bits, late_total), (early_bits, early_total) = halves[p]
+            whole = b.or_(b.shl(late_bits, early_total), early_bits)
+            total = b.add(b.add(late_total, early_total), lanes.load(9, I64(p), I64))
+            whole = lanes.funnel_left(whole, lanes.vector(I64), b.sub(lanes.vector(I64), total))
+            word, place = b.or_(lanes.load(10, I64(p), I64), whole), lanes.load(8, I64(p), I64)
             lanes.store(state[p], 6, I64(p))
-            lanes.store(b.or_(b.or_(whole, count), flag), 8, b.add(arguments[9], I64(p)))
-        return context.get_dummy_value()
+            lanes.store(word, 10, I64(p))
+            lanes.write_each(10, 8, 11, p)
+            lanes.store(b.sub(place, b.lshr(total, lanes.vector(I64, 3))), 8, I64(p))
+            lanes.store(b.and_(total, lanes.vector(I64, 7)), 9, I64(p))
+            lanes.store(b.shl(word, b.and_(total, lanes.vector(I64, 56))), 10, I64(p))
+            mask = lanes.top_bits(leaders[p])
+            b.store(mask, b.gep(lanes.pointers[12], [b.add(arguments[13], I64(p // WIDTH))]))
+            any_met = b.or_(any_met, mask)
+        return any_met
 
-    number = types.int64
-    small = types.int32
-    return types.void(symbols, number, row, small, table, next_state, states, small, groups, number), codegen
+    number, small = types.int64, types.int32
+    stream_types = places, used, held, data
+    row_types = symbols, number, row, small
+    return types.uint64(*row_types, table, next_state, states, small, *stream_types, met, number), codegen
 
 
 def load64(_typing: Any, data: Any, _offset: Any) -> Any:
@@ -339,6 +364,31 @@ def store64(_typing: Any, data: Any, _offset: Any, _value: Any) -> Any:
     return types.void(data, types.int64, types.uint64), codegen
 
 
+def shift_row(_typing: Any, source: Any, _bit: Any, data: Any, _byte: Any) -> Any:
+    """Type and code of `copy_row`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row = ir.VectorType(I64, 8)
+        from_data, to_data = (
+            context.make_array(signature.args[i])(context, builder, arguments[i]).data for i in (0, 2)
+        )
+        first = builder.lshr(arguments[1], I64(3))
+        low, high = (
+            builder.load(builder.bitcast(builder.gep(from_data, [place]), row.as_pointer()), align=1)
+            for place in (first, builder.add(first, I64(8)))
+        )
+        one = builder.insert_element(ir.Constant(row, [0] * 8), builder.and_(arguments[1], I64(7)), I32(0))
+        count = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, 8), [0] * 8))
+        kind = ir.FunctionType(row, [row] * 3)
+        name = "llvm.fshr.v8i64"
+        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+        address = builder.bitcast(builder.gep(to_data, [arguments[3]]), row.as_pointer())
+        builder.store(builder.call(function, [high, low, count]), address, align=1)
+        return context.get_dummy_value()
+
+    return types.void(source, types.int64, data, types.int64), codegen
+
+
 def prefetch_row(_typing: Any, data: Any, _offset: Any) -> Any:
     """Type and code of `prefetch`."""
 
@@ -347,7 +397,7 @@ def prefetch_row(_typing: Any, data: Any, _offset: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
         name = "llvm.prefetch.p0"
         function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        for line in range(0, 4 * LANES, 64):
+        for line in (0, 64, 128, 192, 4 * LANES - 1):  # five lines, unless the row begins with one
             builder.call(function, [builder.gep(first, [I64(line)]), I32(0), I32(3), I32(1)])
         return context.get_dummy_value()
 
@@ -366,6 +416,7 @@ def cttz64(_typing: Any, _mask: Any) -> Any:
 decode_group: Any = intrinsic(decode_four)
 encode_group: Any = intrinsic(encode_four)
 prefetch: Any = intrinsic(prefetch_row)  # prefetch(bytes, offset): a row of 256, if it exists
+copy_row: Any = intrinsic(shift_row)  # copy_row(bytes, bit, others, offset): 64 bytes that begin at any bit of 72
 lowest_bit: Any = intrinsic(cttz64)  # lowest_bit(mask): its position, 64 for 0
 read64: Any = intrinsic(load64)  # read64(bytes, offset): 8 bytes at any offset as a little-endian number
 write64: Any = intrinsic(store64)  # write64(bytes, offset, number): the same the other way

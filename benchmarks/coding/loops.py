@@ -46,7 +46,8 @@ def loops(units: npt.NDArray[np.uint8], profile: str, packed: bool) -> tuple[int
     ends = stream.lane_count * (table_log + stream.length_width) + np.cumsum(lengths)
     data = kernels.read_only(stream.words).view(np.uint8)
     entries = kernels.pack_decode_table(decode_table(stream.counts), classes)
-    symbols = np.zeros(steps * lanes * (2 if packed else 1), np.uint8)
+    symbols = kernels.aligned_bytes(steps * lanes * (2 if packed else 1))
+    symbols[:] = 0
 
     def decode() -> object:
         return kernels.decode_range(
