@@ -281,22 +281,29 @@ def pack_encode_table(
 @njit(nogil=True)
 def count_symbols(symbols: Any) -> Any:
     """How often each of 256 symbols occurs."""
-    # Two at a time, in two tables: equal neighbours would wait for each other's store.
-    even, odd = np.zeros(1 << 16, np.uint32), np.zeros(1 << 16, np.uint32)
+    # Two at a time, in four tables: equal neighbours would wait for each other's store, and so would those whose
+    # addresses have the same low 12 bits.
+    tables = np.zeros((4, (1 << 16) + 64), np.uint32)
     counts = np.zeros(256, np.int64)
     whole = len(symbols) & ~7
     pair, one = np.uint64(0xFFFF), np.uint32(1)
-    for begin in range(0, whole, 1 << 33):  # a counter of 32 bits overflows after so many
-        for i in range(begin, min(begin + (1 << 33), whole), 8):
+    for begin in range(0, whole, 1 << 35):  # a counter of 32 bits overflows after so many
+        for i in range(begin, min(begin + (1 << 35), whole), 8):
             eight = read64(symbols, i)
-            even[eight & pair] += one
-            odd[eight >> np.uint64(16) & pair] += one
-            even[eight >> np.uint64(32) & pair] += one
-            odd[eight >> np.uint64(48)] += one
-        for i in range(1 << 16):
-            counts[i & 255] += even[i] + odd[i]
-            counts[i >> 8] += even[i] + odd[i]
-            even[i] = odd[i] = 0
+            tables[0, eight & pair] += one
+            tables[1, eight >> np.uint64(16) & pair] += one
+            tables[2, eight >> np.uint64(32) & pair] += one
+            tables[3, eight >> np.uint64(48)] += one
+        for second in range(256):
+            total = np.int64(0)
+            for first in range(256):
+                found = np.int64(0)
+                for k in range(4):
+                    found += np.int64(tables[k, 256 * second + first])
+                counts[first] += found
+                total += found
+            counts[second] += total
+        tables[:] = 0
     for i in range(whole, len(symbols)):
         counts[symbols[i]] += 1
     return counts

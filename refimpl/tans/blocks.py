@@ -135,7 +135,7 @@ def encode_block(
         return Block("raw", 0, symbols)
     if is_constant(symbols):
         return Block("constant", count, symbols[:1])
-    small = int(symbols.max()) < 16
+    small = is_small(symbols)
     packed = kernels.pack_nibbles(symbols) if small else symbols
     raw = Block("raw", count, packed, packed=small)
     # One byte repeated takes no bits: nothing would limit what a forged count makes a decoder unpack.
@@ -159,6 +159,17 @@ def is_constant(symbols: npt.NDArray[np.uint8]) -> bool:
     (True, False)
     """
     return bool((symbols[:64] == symbols[0]).all() and (symbols == symbols[0]).all())
+
+
+def is_small(symbols: npt.NDArray[np.uint8]) -> bool:
+    """Whether all symbols are below 16; the first few often tell.
+
+    Examples
+    --------
+    >>> is_small(np.array([0, 15], np.uint8)), is_small(np.array([0, 16], np.uint8))
+    (True, False)
+    """
+    return bool(symbols[:64].max() < 16 and symbols.max() < 16)
 
 
 def decode_block(block: Block, *, kernels: Kernels = NUMPY) -> npt.NDArray[np.uint8]:
