@@ -3,7 +3,7 @@
 Lanes are independent. A *tile* of 64 neighbouring lanes is coded side by side (`codec.vector`), group of four
 steps by group; the last tile of a range overlaps the one before it, a tile of fewer lanes is filled up
 with copies. Ranges of lanes run in threads. Literals are rare: the vector code says which lanes met one, they
-are looked after every 64 groups.
+are looked after every few groups.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ LITERAL_FLAG = np.uint32(1 << 31)
 LEADER_FLAG = np.uint32(1 << 7)
 CHUNK_BITS = 1 << 31  # room for so many bits at a time, nearly always more than are used
 ROW = GROUP * LANES  # symbols of a tile that lie side by side
-BLOCK = 64  # groups between looking after literals
+BLOCK = 16  # groups between looking after literals, while they are near
 MAX_TILE_BITS_LOG = 33  # then 32 bits are enough to number its bytes
 AHEAD = 4  # groups between fetching memory and using it
 THREAD_SYMBOLS = 1 << 18  # fewer symbols are not worth a thread
@@ -322,6 +322,7 @@ def decode_range(
     state, place, shift = np.empty(LANES, np.int32), np.empty(LANES, np.int32), np.empty(LANES, np.int32)
     end = np.empty(LANES, np.int64)
     met = np.empty(BLOCK * PARTS, np.uint64)  # a bit for each leader
+    words = np.empty(BLOCK * PARTS + 1, np.uint32)  # those with any
     leaders = np.empty(BLOCK * ROW + 1, np.uint32)  # where they are
     row = np.empty(2 * ROW, np.uint8)
     bad = -1
@@ -339,6 +340,7 @@ def decode_range(
             place[k] = min((starts[lane] >> 3) - first, last)
             shift[k] = starts[lane] - 8 * (first + place[k])
             end[k] = ends[lane]
+        bits = (ends[tile + count - 1] - starts[tile]) // groups  # of a group
         for block in range(0, groups, BLOCK):
             following = min(block + BLOCK, groups)
             any_met = np.uint64(0)
@@ -346,11 +348,11 @@ def decode_range(
                 keep = np.int32(15 if g < groups - 1 else 0)  # the last symbol is in the state alone
                 at = each * GROUP * (g * lane_count + tile)
                 # A row is a long way from the one before: fetch it early, or each store waits for memory.
-                ahead = at + each * AHEAD * GROUP * lane_count
+                ahead = each * GROUP * lane_ahead(g + AHEAD, groups, lane_count, tile)
                 prefetch(symbols, ahead)
                 if packed:
                     prefetch(symbols, ahead + ROW)
-                prefetch(data, (ends[tile + count - 1] >> 3) + g * GROUP * LANES)  # the next tile's bits
+                prefetch(data, ends[tile + count - 1] + g * bits >> 3)  # the next tile's
                 any_met |= decode_group(
                     data, first, last, table, state, place, shift, keep, np.int32(packed),
                     symbols, at, row, np.int32(count == LANES), met, (g - block) * PARTS,
@@ -359,7 +361,7 @@ def decode_range(
                     for i in range(each * GROUP * count):
                         symbols[at + i] = row[i]
             if any_met:
-                found = list_bits(met, (following - block) * PARTS, leaders)
+                found = list_bits(met, (following - block) * PARTS, words, leaders)
                 for i in range(found):
                     g, unit = block + leaders[i] // ROW, leaders[i] % ROW
                     k = unit // GROUP
@@ -376,26 +378,34 @@ def decode_range(
 
 
 @njit(nogil=True)
-def list_bits(masks: Any, count: Any, places: Any) -> Any:
-    """Write where bits of so many words are set, `PARTS` to a row; return how many. One more place may be written."""
+def lane_ahead(g: Any, groups: Any, lane_count: Any, tile: Any) -> Any:
+    """Where group g of a tile begins, in lanes; behind its last group or before its first come the next tile's."""
+    if 0 <= g < groups:
+        return g * lane_count + tile
+    return (g - groups if g > 0 else g + groups) * lane_count + tile + LANES
+
+
+@njit(nogil=True)
+def list_bits(masks: Any, count: Any, words: Any, places: Any) -> Any:
+    """Write where bits of so many words are set; return how many. One more place may be written, and one more word."""
+    # How many there are cannot be foreseen: no branches, but for words with more than two.
+    some = 0
+    for i in range(count):
+        words[some] = i
+        some += masks[i] != 0
     found = 0
     one = np.uint64(1)
-    for first in range(0, count, PARTS):
-        any_set = masks[first]
-        for i in range(first + 1, first + PARTS):
-            any_set |= masks[i]
-        if not any_set:
-            continue
-        for i in range(first, first + PARTS):
-            mask = masks[i]
-            for _ in range(2):  # seldom more, and how many cannot be foreseen: without a branch
-                places[found] = 64 * i + lowest_bit(mask)
-                found += mask != 0
-                mask &= mask - one
-            while mask:
-                places[found] = 64 * i + lowest_bit(mask)
-                found += 1
-                mask &= mask - one
+    for k in range(some):
+        i = np.int64(words[k])
+        mask = masks[i]
+        for _ in range(2):
+            places[found] = 64 * i + lowest_bit(mask)
+            found += mask != 0
+            mask &= mask - one
+        while mask:
+            places[found] = 64 * i + lowest_bit(mask)
+            found += 1
+            mask &= mask - one
     return found
 
 
@@ -407,9 +417,9 @@ def read_literal(
     leader = np.int64(symbols[at]) | (np.int64(symbols[at + 1]) << 4 if packed else 0)
     bits = np.int64(width[leader])
     end -= bits
-    byte = max(np.int64(0), min(end >> 3, last_byte))
-    shift = np.uint64(max(np.int64(0), min(end - 8 * byte, np.int64(63))))
-    literal = np.int64(read64(data, byte) >> shift) & ((1 << bits) - 1)
+    first = max(np.int64(0), end)
+    byte = min(first >> 3, last_byte)
+    literal = np.int64(read64(data, byte) >> np.uint64(first - 8 * byte)) & ((1 << bits) - 1)
     found = member[first_member[leader] + literal]
     if packed:
         symbols[at], symbols[at + 1] = found & 15, found >> 4
@@ -436,6 +446,7 @@ def encode_range(
     held = np.empty(LANES, np.uint64)
     row = np.empty(ROW, np.uint8)
     met = np.empty(BLOCK * PARTS, np.uint64)  # a bit for each symbol that a literal follows
+    words = np.empty(BLOCK * PARTS + 1, np.uint32)  # those with any
     leaders = np.empty(BLOCK * ROW + 1, np.uint32)  # where they are
     literals, found = np.empty((slots, steps), np.uint8), np.empty(LANES, np.int64)
     at = 0  # bits written
@@ -450,7 +461,7 @@ def encode_range(
             any_met = np.uint64(0)
             for g in range(following - 1, block - 1, -1):
                 begin = GROUP * (g * lane_count + tile)
-                prefetch(symbols, begin - AHEAD * GROUP * lane_count)
+                prefetch(symbols, GROUP * lane_ahead(g - AHEAD, groups, lane_count, tile))
                 whole = count == LANES and begin + ROW <= n
                 if not whole:
                     for i in range(ROW):
@@ -466,7 +477,7 @@ def encode_range(
                     met, (g - block) * PARTS,
                 )  # fmt: skip
             if any_met:  # the decoder reads literals from the end: those of the last symbols come first
-                for i in range(list_bits(met, (following - block) * PARTS, leaders) - 1, -1, -1):
+                for i in range(list_bits(met, (following - block) * PARTS, words, leaders) - 1, -1, -1):
                     unit = leaders[i] % ROW
                     k = unit // GROUP
                     if k < count:
