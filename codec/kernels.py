@@ -40,7 +40,8 @@ def histogram(symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     >>> histogram(np.array([2, 0, 2], np.uint8))
     array([1, 0, 2])
     """
-    counts: npt.NDArray[np.int64] = count_symbols(read_only(symbols.reshape(-1)))
+    counts = np.zeros(256, np.int64)
+    count_symbols(read_only(symbols.reshape(-1)), np.zeros((4, (1 << 16) + 64), np.uint32), counts)
     return counts[: int(np.flatnonzero(counts)[-1]) + 1 if len(symbols) else 0]
 
 
@@ -279,12 +280,10 @@ def pack_encode_table(
 
 
 @njit(nogil=True)
-def count_symbols(symbols: Any) -> Any:
-    """How often each of 256 symbols occurs."""
+def count_symbols(symbols: Any, tables: Any, counts: Any) -> Any:
+    """Add how often each of 256 symbols occurs; the tables of pairs are zero before and after."""
     # Two at a time, in four tables: equal neighbours would wait for each other's store, and so would those whose
     # addresses have the same low 12 bits.
-    tables = np.zeros((4, (1 << 16) + 64), np.uint32)
-    counts = np.zeros(256, np.int64)
     whole = len(symbols) & ~7
     pair, one = np.uint64(0xFFFF), np.uint32(1)
     for begin in range(0, whole, 1 << 35):  # a counter of 32 bits overflows after so many
@@ -300,13 +299,12 @@ def count_symbols(symbols: Any) -> Any:
                 found = np.int64(0)
                 for k in range(4):
                     found += np.int64(tables[k, 256 * second + first])
+                    tables[k, 256 * second + first] = 0
                 counts[first] += found
                 total += found
             counts[second] += total
-        tables[:] = 0
     for i in range(whole, len(symbols)):
         counts[symbols[i]] += 1
-    return counts
 
 
 @njit(nogil=True)
@@ -396,14 +394,14 @@ def list_bits(masks: Any, count: Any, words: Any, places: Any) -> Any:
     found = 0
     one = np.uint64(1)
     for k in range(some):
-        i = np.int64(words[k])
-        mask = masks[i]
+        word = np.int64(words[k])
+        mask = masks[word]
         for _ in range(2):
-            places[found] = 64 * i + lowest_bit(mask)
+            places[found] = 64 * word + lowest_bit(mask)
             found += mask != 0
             mask &= mask - one
         while mask:
-            places[found] = 64 * i + lowest_bit(mask)
+            places[found] = 64 * word + lowest_bit(mask)
             found += 1
             mask &= mask - one
     return found
@@ -448,14 +446,14 @@ def encode_range(
     met = np.empty(BLOCK * PARTS, np.uint64)  # a bit for each symbol that a literal follows
     words = np.empty(BLOCK * PARTS + 1, np.uint32)  # those with any
     leaders = np.empty(BLOCK * ROW + 1, np.uint32)  # where they are
-    literals, found = np.empty((slots, steps), np.uint8), np.empty(LANES, np.int64)
-    at = 0  # bits written
+    literals, found = np.empty(slots * steps, np.uint8), np.empty(LANES, np.int64)  # of each lane, and where they end
+    at = np.int64(0)  # bits written
     for tile in range(first_lane, last_lane, LANES):
         count = min(LANES, last_lane - tile)
         for k in range(LANES):
             place[k] = 64 * lines * (min(k, slots - 1) + 1) - 8
-        used[:] = found[:] = 0
-        held[:] = 0
+            used[k] = held[k] = 0
+            found[k] = k * steps
         for block in range((groups - 1) // BLOCK * BLOCK, -1, -BLOCK):
             following = min(block + BLOCK, groups)
             any_met = np.uint64(0)
@@ -482,33 +480,20 @@ def encode_range(
                     k = unit // GROUP
                     if k < count:
                         begin = GROUP * ((block + leaders[i] // ROW) * lane_count + tile) + unit
-                        literals[k, found[k]] = symbols[begin] if begin < n else padding
+                        literals[found[k]] = symbols[begin] if begin < n else padding
                         found[k] += 1
         for k in range(count):
             start_states[tile + k] = state[k] - size
             begin = 8 * (place[k] + 8) - used[k]
             following = move_bits(streams, begin, 512 * lines * (k + 1) - begin, data, at)
-            carry = read64(data, following >> 3) & low_bits(following & 7)
-            for i in range(found[k]):
-                symbol = literals[k, i]
+            carry = np.uint64(data[following >> 3]) & np.uint64((1 << (following & 7)) - 1)
+            for i in range(k * steps, found[k]):
+                symbol = literals[i]
                 carry, following = append(data, following, carry, np.uint64(index[symbol]), np.int64(width[symbol]))
             bit_lengths[tile + k] = following - at
             at = following
-    write64(data, at >> 3, read64(data, at >> 3) & low_bits(at & 7))
+    write64(data, at >> 3, np.uint64(data[at >> 3]) & np.uint64((1 << (at & 7)) - 1))  # nothing behind the last bits
     return at
-
-
-@njit(nogil=True)
-def low_bits(count: Any) -> Any:
-    """A mask of fewer than 64 bits."""
-    return (np.uint64(1) << np.uint64(count)) - np.uint64(1)
-
-
-@njit(nogil=True)
-def bits_from(data: Any, at: Any) -> Any:
-    """57 or more bits from bit ``at`` on, or those that are there, then zeros; there are eight bytes or more."""
-    byte = min(at >> 3, len(data) - 8)
-    return read64(data, byte) >> np.uint64(at - 8 * byte)
 
 
 @njit(nogil=True)
@@ -527,10 +512,11 @@ def move_bits(source: Any, begin: Any, count: Any, data: Any, at: Any) -> Any:
     Up to 64 bytes behind them are overwritten, 72 bytes behind the source's are read, and seven bits before them.
     """
     byte, used = at >> 3, at & 7
-    kept = np.uint64(data[byte]) & low_bits(used)
+    before = (1 << used) - 1
+    kept = np.int64(data[byte]) & before
     for done in range(0, used + count, 512):
         copy_row(source, begin - used + done, data, byte + (done >> 3))
-    data[byte] = kept | np.uint64(data[byte]) & ~low_bits(used)
+    data[byte] = kept | np.int64(data[byte]) & ~before
     return at + count
 
 
@@ -548,7 +534,8 @@ def write_equal(values: Any, width: Any, data: Any) -> Any:
 def read_equal(data: Any, at: Any, width: Any, values: Any) -> Any:
     """Read fields of one width from bit ``at`` on."""
     for i in range(len(values)):
-        values[i] = bits_from(data, at) & low_bits(width)
+        byte = min(at >> 3, len(data) - 8)
+        values[i] = np.int64(read64(data, byte) >> np.uint64(at - 8 * byte)) & ((1 << width) - 1)
         at += width
 
 

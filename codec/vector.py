@@ -90,14 +90,19 @@ class Lanes:
         """Write a vector to neighbouring elements of an array argument."""
         self.builder.store(value, self.address(argument, offset, value.type), align=1)
 
+    def fresh(self, argument: int, offset: int) -> Any:
+        """64 bits of an array argument from an element offset on, from memory itself."""
+        number = FreshLoad(self.builder.block, I64, self.address(argument, I64(offset), I64))
+        self.builder._insert(number)
+        return number
+
     def places(self, argument: int, first: int) -> Any:
         """Numbers of 32 bits from memory, to look something up: a vector to gather with, or scalars of 64 bits."""
         if GATHERS:
             return self.load(argument, I64(first))
         result = []
         for lane in range(first, first + WIDTH, 2):  # two come with one load
-            pair = FreshLoad(self.builder.block, I64, self.address(argument, I64(lane), I64))
-            self.builder._insert(pair)
+            pair = self.fresh(argument, lane)
             result += [self.builder.and_(pair, I64((1 << 32) - 1)), self.builder.lshr(pair, I64(32))]
         return result
 
@@ -142,9 +147,7 @@ class Lanes:
         A scatter is slower: few pages at a time can be written to without looking them up.
         """
         for lane in range(first, first + WIDTH):
-            value, place = (FreshLoad(self.builder.block, I64, self.address(way, I64(lane), I64)) for way in (values, places))
-            self.builder._insert(value)
-            self.builder._insert(place)
+            value, place = (self.fresh(way, lane) for way in (values, places))
             self.builder.store(value, self.address(argument, place, I64), align=1)
 
     def halves(self, value: Any) -> tuple[Any, Any]:

@@ -25,16 +25,21 @@ from refimpl.tans.tables import decode_table, encode_table
 Run = Callable[[], object]
 
 
-def best(runs: list[Run], rounds: int) -> list[float]:
-    """Least seconds of CPU time of each; the first round compiles and does not count."""
-    seconds = []
+def take_turns(runs: list[Run], rounds: int) -> list[list[float]]:
+    """Seconds of CPU time of each in every round; the first round compiles and does not count."""
+    seconds: list[list[float]] = []
     for _ in range(rounds + 1):
         seconds.append([])
         for run in runs:
             begin = time.thread_time()
             run()
             seconds[-1].append(time.thread_time() - begin)
-    return [min(column) for column in zip(*seconds[1:], strict=True)]
+    return [list(column) for column in zip(*seconds[1:], strict=True)]
+
+
+def best(runs: list[Run], rounds: int) -> list[float]:
+    """Least seconds of CPU time of each."""
+    return [min(column) for column in take_turns(runs, rounds)]
 
 
 def loops(units: npt.NDArray[np.uint8], profile: str, packed: bool) -> tuple[int, Run, Run]:

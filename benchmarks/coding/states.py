@@ -1,6 +1,6 @@
-"""Two states of the code beside each other: whole calls take turns in one process. Prints a table.
+"""Two states of the code beside each other: whole calls take turns in one process. Prints a table of medians.
 
-    python benchmarks/coding/states.py OTHER [--symbols N] [--rounds N]
+    python benchmarks/coding/states.py OTHER [--model COMPRESSED.onnx] [--only NAME] [--symbols N] [--rounds N]
 
 OTHER is a checkout of tansor; both must write the same bytes. With ``loads`` in its place, this state is compared with
 itself: tables looked up by scalar loads against the gathers of processors on which those are fast (`codec.vector`).
@@ -10,9 +10,11 @@ import argparse
 import importlib
 import sys
 from pathlib import Path
+from statistics import median
 from types import ModuleType
 
-from loops import best, draw
+from loops import take_turns
+from sources import list_sources
 from tables import Row, plain_table
 
 HERE = Path(__file__).resolve().parents[2]
@@ -38,6 +40,8 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other")
+    parser.add_argument("--model", type=Path, help="an ONNX model compressed by tansor: its codes are one more source")
+    parser.add_argument("--only", default="", metavar="NAME", help="only sources with this in their name")
     parser.add_argument("--symbols", type=int, default=1 << 24)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
@@ -46,17 +50,22 @@ def main() -> None:
     else:
         states = {"other": load(Path(options.other).resolve()), "this": load(HERE)}
     rows: list[Row] = []
-    for source, symbols, _ in draw(options.symbols):
+    for source in list_sources(options.symbols, options.model):
+        if options.only not in source.name:
+            continue
         for profile in ("gpu", "archive"):
-            frames = [codec.encode(symbols, profile=profile) for codec in states.values()]
+            frames = [[codec.encode(part, profile=profile) for part in source.parts] for codec in states.values()]
             if frames[0] != frames[1]:
-                raise AssertionError(f"{source}, {profile}: other bytes")
-            runs = [lambda c=codec, p=profile, s=symbols: c.encode(s, profile=p) for codec in states.values()]
-            runs += [lambda c=codec, f=frames[0]: c.decode(f) for codec in states.values()]
-            seconds = best(runs, options.rounds)
+                raise AssertionError(f"{source.name}, {profile}: other bytes")
+            runs = [
+                lambda c=codec, p=profile, s=source: [c.encode(part, profile=p) for part in s.parts]
+                for codec in states.values()
+            ]
+            runs += [lambda c=codec, f=frames[0]: [c.decode(frame) for frame in f] for codec in states.values()]
+            seconds = map(median, take_turns(runs, options.rounds))
             names = [f"{direction}: {name}" for direction in ("encode", "decode") for name in states]
-            speeds = {name: len(symbols) / s / 1e9 for name, s in zip(names, seconds, strict=True)}
-            rows.append({"Gsym/s": source, "profile": profile} | speeds)
+            speeds = {name: source.count / s / 1e9 for name, s in zip(names, seconds, strict=True)}
+            rows.append({"Gsym/s": source.name, "profile": profile} | speeds)
     print(plain_table(rows))
 
 

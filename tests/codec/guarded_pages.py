@@ -69,6 +69,7 @@ def guard(side):
     return patch.multiple(
         module,
         np=GuardedNumpy(side),
+        aligned_bytes=lambda size: guarded_empty(size, np.uint8, side),
         pack_decode_table=lambda *tables: guarded(pack_decode(*tables), side),
         pack_encode_table=lambda *tables: tuple(guarded(part, side) for part in pack_encode(*tables)),
         THREAD_SYMBOLS=0,

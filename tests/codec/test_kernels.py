@@ -231,7 +231,7 @@ def test_an_error_in_a_thread_is_raised():
         run(fail, [(0, 1), (1, 2)], 2)
 
 
-@given(st.lists(hnp.arrays(bool, st.integers(0, 100)), min_size=1, max_size=7))
+@given(st.lists(hnp.arrays(bool, st.integers(0, 100) | st.integers(500, 2000)), min_size=1, max_size=7))
 def test_joined_bits_follow_without_a_gap(runs):
     def words(bits):
         padded = np.concatenate([bits, np.zeros(-len(bits) % 32, bool)])
@@ -527,6 +527,40 @@ def test_symbols_with_literals_may_be_frequent(share, packed):
     random = rng(8)
     symbols = np.where(random.random(70_000) < share, random.choice([1, 2, 3, 4, 5, 200], 70_000), 0).astype(np.uint8)
     for lanes in (1, 64, 100, 333):
-        start, lengths, payload = NUMPY.encode_lanes(symbols, lanes, 0, table, classes)
+        start, lengths, payload = theirs = NUMPY.encode_lanes(symbols, lanes, 0, table, classes)
+        for ours, reference in zip(NUMBA.encode_lanes(symbols, lanes, 0, table, classes), theirs, strict=True):
+            assert ours.tobytes() == reference.tobytes()
         fields = payload, 0, start, lengths, decode_table(counts), classes, len(symbols), packed
         assert np.array_equal(NUMBA.decode_lanes(*fields), NUMPY.decode_lanes(*fields))
+
+
+@given(
+    hnp.arrays(
+        np.uint64,
+        st.integers(0, 40),
+        elements=st.sampled_from([0, 0, 1, 1 << 63, 2**64 - 1]) | st.integers(0, 2**64 - 1),
+    )
+)
+def test_set_bits_are_listed(masks):
+    words, places = np.zeros(len(masks) + 1, np.uint32), np.zeros(64 * len(masks) + 1, np.uint32)
+    found = module.list_bits(masks, len(masks), words, places)
+    bits = np.unpackbits(masks.astype("<u8").view(np.uint8), bitorder="little")
+    assert places[:found].tolist() == np.flatnonzero(bits).tolist()
+
+
+@given(hnp.arrays(np.uint8, st.integers(200, 400)), st.integers(7, 300), st.integers(0, 700), st.integers(0, 300))
+def test_moved_bits_follow_those_before(source, begin, count, at):
+    data = rng(at).integers(0, 256, 300, np.uint8)
+    bits, before = (np.unpackbits(array, bitorder="little") for array in (source, data))
+    end = module.move_bits(source, begin, count, data, at)
+    after = np.unpackbits(data, bitorder="little")
+    assert end == at + count
+    assert after[:at].tolist() == before[:at].tolist()
+    assert after[at:end].tolist() == bits[begin : begin + count].tolist()
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 1 << 20])
+def test_output_begins_with_a_cache_line(size):
+    memory = module.aligned_bytes(size)
+    assert len(memory) == size
+    assert memory.ctypes.data % 64 == 0
