@@ -21,7 +21,7 @@ from refimpl.errors import CalibrationError
 
 Batch = Mapping[str, npt.NDArray[Any]]  # by input name
 Samples = str | os.PathLike[str] | npt.NDArray[Any] | Batch  # a file, the only input, or inputs by name
-BATCH = 4  # samples in a run, where the model leaves the batch size open
+BATCH = 4  # samples in a run, where the model leaves the batch size open; less if there were no two runs
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def batches(session: Any, samples: Batch) -> Iterable[dict[str, npt.NDArray[Any]
             yield {n: a[k, ...] if n in stacked else a[k : k + 1] if a.ndim else a for n, a in samples.items()}
         return
     fixed = [i.shape[0] for i in session.get_inputs() if i.shape and isinstance(i.shape[0], int) and i.shape[0] > 0]
-    size = max(fixed, default=min(BATCH, count))
+    size = max(fixed, default=min(BATCH, max(1, count // 2)))
     if fixed and count < size:
         raise CalibrationError(f"{count} samples, the model's batch size is {size}")
     for first in range(0, count - size + 1 if fixed else count, size):

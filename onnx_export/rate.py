@@ -50,11 +50,18 @@ from refimpl.allocation import (
 )
 from refimpl.bands import SteppedBands, stepped_bands
 from refimpl.errors import InvalidArgument
-from refimpl.gptq import activation_order
-from refimpl.hessian import inverse_factor, output_error
+from refimpl.hessian import DAMPING, inverse_factor, output_error
 from refimpl.metrics import sqnr_db
 from refimpl.numerics import check_weight
-from refimpl.rate import RateCurve, quantize_rate, rate_curve, stored_step
+from refimpl.rate import (
+    RateCurve,
+    least_damping,
+    losses_by_damping,
+    quantize_by_activity,
+    quantize_rate,
+    rate_curve,
+    stored_step,
+)
 from refimpl.search import truncate_mantissa
 from refimpl.symbols import to_symbols
 
@@ -82,6 +89,7 @@ class Layer:
     unwatched: int  # uses of which nothing is known
     scaled: Literal["", "rows", "columns"] = ""  # what has a scale each; else all share the step
     bands: SteppedBands | None = None  # of the columns: these share a step, and a table
+    damping: float = DAMPING  # of feedback; infinite: none
 
     @property
     def key(self) -> str:
@@ -217,8 +225,9 @@ def compress_by_rate(
     settings = options.recipe.rate
     assert settings is not None, "a recipe with rate settings"
     layers, moments = watch(model, constants, samples, folder, tell)
-    attempts = [v for layer in layers for v in variants(layer)]
     jobs, scheduler = options.jobs, options.scheduler
+    damp = partial(with_damping, moments=moments, folder=folder, options=options)
+    attempts = [v for layer in on_layers(damp, layers, jobs, scheduler, tell, "damp") for v in variants(layer)]
     trials = list(
         on_layers(
             partial(attempt, moments=moments, folder=folder, options=options), attempts, jobs, scheduler, tell, "try"
@@ -285,6 +294,45 @@ def factor_of(layer: Layer, moments: Mapping[Moment, Path]) -> Matrix | None:
     return None if hessian is None else inverse_factor(hessian)
 
 
+def with_damping(layer: Layer, moments: Mapping[Moment, Path], folder: Path, options: Options) -> Layer:
+    """A layer with the damping that one half of its inputs asks for once the other has set the codes.
+
+    Groups of a convolution share it. Inputs of a single batch have no other half: there is no feedback then.
+    """
+    seen, unseen = (load_hessian(moments, layer.moments, layer.unwatched, half) for half in (0, 1))
+    if seen is None or unseen is None:
+        return layer
+    path = folder / f"{layer.key}-damping.npy"
+    if not path.exists():
+        save_whole(path, np.array(damping_of(layer, seen, unseen, options)))
+    return replace(layer, damping=float(np.load(path)))
+
+
+def damping_of(layer: Layer, seen: Matrix, unseen: Matrix, options: Options) -> float:
+    """The damping of a layer whose inputs have these second moments, (in, in) or (groups, in, in)."""
+    settings = options.recipe.rate
+    assert settings is not None, "a recipe with rate settings"
+    weight, curve = layer.matrix(), curve_of(layer)
+    step = float(stored_step(float(curve.step[trial_point(curve)])))
+    if seen.ndim == 2:
+        return least_damping(losses_by_damping(weight, seen, unseen, step, settings.price))
+    groups = zip(np.split(weight, len(seen)), seen, unseen, strict=True)
+    return least_damping(np.sum([losses_by_damping(*group, step, settings.price) for group in groups], axis=0))
+
+
+def curve_of(layer: Layer) -> RateCurve:
+    """The curve of a layer."""
+    try:
+        return rate_curve(layer.matrix() / layer.scales(), None if layer.bands is None else layer.bands.of_column)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{layer.constant.name}: {error}") from None
+
+
+def trial_point(curve: RateCurve) -> int:
+    """The point of a curve at about `TRIAL_BITS`."""
+    return int(np.argmin(np.abs(curve.bits - TRIAL_BITS)))
+
+
 def attempt(layer: Layer, moments: Mapping[Moment, Path], folder: Path, options: Options) -> Trial:
     """Quantize a layer at about `TRIAL_BITS`, with the profile archive also in bands: what takes fewer bits stands."""
     plain, _ = attempt_once(layer, moments, folder, options)
@@ -295,11 +343,8 @@ def attempt_once(
     layer: Layer, moments: Mapping[Moment, Path], folder: Path, options: Options
 ) -> tuple[Trial, npt.NDArray[np.int8]]:
     """(trial, codes) of a layer as it is."""
-    try:
-        curve = rate_curve(layer.matrix() / layer.scales(), None if layer.bands is None else layer.bands.of_column)
-    except InvalidArgument as error:
-        raise InvalidArgument(f"{layer.constant.name}: {error}") from None
-    point = int(np.argmin(np.abs(curve.bits - TRIAL_BITS)))
+    curve = curve_of(layer)
+    point = trial_point(curve)
     step = stored_step(float(curve.step[point]))
     codes = quantize(layer, step, moments, folder, options)
     stored = store(layer, codes, step, options)
@@ -312,10 +357,10 @@ def attempt_bands(
 ) -> Trial | None:
     """The layer in bands, if these take fewer bits for the same error of its output: a bit halves the error twice."""
     hessian = load_hessian(moments, layer.moments, layer.unwatched)
-    if not options.in_bands or layer.scaled or layer.in_rows or hessian is None:
+    if not options.in_bands or layer.scaled or layer.in_rows or hessian is None or np.isinf(layer.damping):
         return None
     weight = layer.matrix()
-    bands = stepped_bands(inverse_factor(hessian), len(weight), 8 * PART_BYTES)
+    bands = stepped_bands(inverse_factor(hessian, layer.damping), len(weight), 8 * PART_BYTES)
     if len(bands.steps) == 1:
         return None
     banded = replace(layer, bands=bands)
@@ -336,8 +381,7 @@ def quantize(
 ) -> npt.NDArray[np.int8]:
     """Codes of a layer, kept in the folder.
 
-    Columns with one step are settled in the order of their inputs' activity, most active first: the errors of those
-    that count most find the most columns to make up for them. Steps of bands see to that themselves.
+    Columns with one step are settled by activity. Steps of bands see to that themselves.
     """
     path = codes_file(layer, step, folder)
     if path.exists():
@@ -346,14 +390,15 @@ def quantize(
     assert settings is not None, "a recipe with rate settings"
     hessian = load_hessian(moments, layer.moments, layer.unwatched)
     weight, scales = layer.matrix() / layer.scales(), layer.scales()
+    one = partial(quantize_by_activity, step=float(step), price=settings.price, damping=layer.damping)
     if hessian is None:
         codes = quantize_rate(weight, None, float(step), settings.price)
+    elif hessian.ndim == 3:  # each group of rows reads channels of its own
+        codes = np.concatenate([one(*group) for group in zip(np.split(weight, len(hessian)), hessian, strict=True)])
+    elif scales.shape[1] > 1:
+        codes = one(weight, hessian, scales=scales, in_order=layer.bands is not None)
     else:
-        by_column = np.ones((1, weight.shape[1]), np.float32) if scales.shape[1] == 1 else scales
-        order = activation_order(hessian * by_column**2) if layer.bands is None else np.arange(weight.shape[1])
-        factor = inverse_factor(hessian[np.ix_(order, order)]) / by_column[:, order]  # of the inputs times the scales
-        codes = np.empty(weight.shape, np.int8)
-        codes[:, order] = quantize_rate(weight[:, order], factor, float(step), settings.price)
+        codes = one(weight, hessian)
     save_whole(path, codes)
     return codes
 
