@@ -70,10 +70,12 @@ FAINTEST = 2.0**-5  # smallest gain over the typical one: samples may just not h
 OUTLIER = 32.0  # typical sizes: a weight beyond is one
 SMALLEST_ROW = 2.0**-100  # rms of a row that gets a scale: what is smaller rounds to zero
 TRIES = 6  # of a plan
+LOSS_TRIES = 12  # where a loss, which is far less predictable than bits, is to be met
 NEAR = 0.02  # of log2(step): not worth quantizing a weight again
 FAR = 0.75  # of log2(step): a gain is not trusted farther from where it was measured
 CLOSE_BITS = 0.005  # of the target: near enough
 CLOSE_LOSS = 0.93  # of the loss allowed: worth no further try
+CLOSE_AIM = 0.05  # of log2(planned error): a try so near to another one says nothing new
 Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
 Result = tuple[Stored, Call | None, Tensor]
@@ -98,7 +100,9 @@ class Layer:
         if self.bands is not None:
             shape = hashlib.sha256(self.bands.of_column.tobytes() + self.bands.steps.tobytes())
             return f"{digest}-{shape.hexdigest()[:8]}"
-        return f"{digest}-{self.scaled}" if self.scaled else digest
+        return "-".join(
+            [digest, *([self.scaled] if self.scaled else []), *(["nearest"] if np.isinf(self.damping) else [])]
+        )
 
     @property
     def in_rows(self) -> bool:
@@ -167,7 +171,7 @@ class Plan:
     demands: tuple[Demand, ...]  # by what was measured so far
     points: tuple[tuple[tuple[float, float], ...], ...]  # of each weight: (step, error at the outputs) as measured
     moments: Mapping[Moment, Path]
-    probe: Probe
+    probes: Sequence[Probe]
     folder: Path
     options: Options
     tell: Progress
@@ -178,13 +182,13 @@ def compress_by_rate(
     constants: Sequence[Constant],
     ties: Mapping[str, Tie],
     samples: Batch,
-    feeds: Iterable[Batch],
+    feeds: tuple[Iterable[Batch], Iterable[Batch]],
     bits: float | None,
     judge: Judge | None,
     options: Options,
     folder: Path,
     tell: Progress,
-) -> tuple[dict[str, Result], float]:
+) -> tuple[dict[str, Result], float, float]:
     """Compress the float weights of a graph.
 
     Parameters
@@ -196,8 +200,8 @@ def compress_by_rate(
         Tied weight -> what it equals.
     samples : mapping
         Calibration samples.
-    feeds : iterable of mapping
-        Batches of samples on which outputs are compared.
+    feeds : (iterable of mapping, iterable of mapping)
+        Batches on which outputs are compared: of samples that were held back, and of the calibration samples.
     bits : float, optional
         Bits that all these weights together may take. Without it the loss decides.
     judge : callable, optional
@@ -211,9 +215,11 @@ def compress_by_rate(
     Returns
     -------
     results : dict
-        By name of the weight.
+        By name of the weight; without those that no code of 8 bits is fine enough for.
     error : float
         Noise over signal at the outputs.
+    loss : float
+        As a share of the loss allowed; 0 with ``bits``.
 
     Raises
     ------
@@ -233,18 +239,26 @@ def compress_by_rate(
             partial(attempt, moments=moments, folder=folder, options=options), attempts, jobs, scheduler, tell, "try"
         )
     )
-    probe = Probe(model, constants, ties, feeds)
+    judged, seen = feeds
+    probe = Probe(model, constants, ties, judged)
+    probes = (probe, probe.on(seen))
     pairs = []
     for i, trial in enumerate(trials):
-        pairs.append((trial, demand(trial, probe, folder)))
+        pairs.append((trial, demand(trial, probes, folder)))
         tell("probe", i + 1, len(trials))
     allowed = 10.0 ** (-settings.output_sqnr_db / 10)
-    plan = make_plan(choose_variants(pairs, bits, allowed), moments, probe, folder, options, tell)
+    plan = make_plan(choose_variants(pairs, bits, allowed), moments, probes, folder, options, tell)
+    loss = 0.0
     if bits is not None:
         results = meet_bits(plan, bits)
     else:
-        results = meet_loss(plan, allowed, judge or (lambda weights: (probe.error(weights) or 0.0) / allowed))
-    return results, probe.error(decoded(results)) or 0.0
+        judge = judge or outputs_judge(probes, allowed)
+        results, loss = meet_loss(plan, allowed, judge)
+        if loss > 1 and (rest := without_worst(plan, results, allowed)) is not None:
+            coded, less = meet_loss(rest, allowed, judge)
+            if less < loss:
+                results, loss = coded, less
+    return results, probe.error(decoded(results)) or 0.0, loss
 
 
 def watch(
@@ -266,14 +280,19 @@ def variants(layer: Layer) -> list[Layer]:
     """The ways to quantize a layer that are tried: the outputs say which one stands.
 
     A kernel's output channels are often normalized one by one and may want a scale each. A few outliers, as language
-    models have them, would clip or make all steps coarse: coarser rows or columns around them may cost less.
+    models have them, would clip or make all steps coarse: coarser rows or columns around them may cost less. Feedback
+    that wants damping knows little of the inputs, and none may be better.
     """
+    found = [layer]
     if layer.in_rows:
-        return [layer, replace(layer, scaled="rows")]
-    weight = layer.matrix()
-    if layer.constant.array.ndim == 2 and np.abs(weight).max() > OUTLIER * typical_size(weight):
-        return [layer, replace(layer, scaled="rows"), replace(layer, scaled="columns")]
-    return [layer]
+        found.append(replace(layer, scaled="rows"))
+    else:
+        weight = layer.matrix()
+        if layer.constant.array.ndim == 2 and np.abs(weight).max() > OUTLIER * typical_size(weight):
+            found += [replace(layer, scaled="rows"), replace(layer, scaled="columns")]
+    if DAMPING < layer.damping < np.inf:
+        found += [replace(v, damping=np.inf) for v in found]
+    return found
 
 
 def typical_size(weight: npt.NDArray[np.float32]) -> float:
@@ -302,7 +321,7 @@ def with_damping(layer: Layer, moments: Mapping[Moment, Path], folder: Path, opt
     seen, unseen = (load_hessian(moments, layer.moments, layer.unwatched, half) for half in (0, 1))
     if seen is None or unseen is None:
         return layer
-    path = folder / f"{layer.key}-damping.npy"
+    path = folder / f"{layer.key}-damping.npy"  # before it is known
     if not path.exists():
         save_whole(path, np.array(damping_of(layer, seen, unseen, options)))
     return replace(layer, damping=float(np.load(path)))
@@ -408,22 +427,22 @@ def codes_file(layer: Layer, step: np.float32, folder: Path) -> Path:
     return folder / f"{layer.key}-{float(step).hex()}.npy"
 
 
-def measure(layer: Layer, step: np.float32, values: Array, probe: Probe, folder: Path) -> float:
-    """Error at the outputs with a layer's values replaced by these, kept in the folder."""
+def measure(layer: Layer, step: np.float32, values: Array, probes: Sequence[Probe], folder: Path) -> float:
+    """Error at the outputs with a layer's values replaced by these, the worst of some inputs; kept in the folder."""
     path = folder / f"{layer.key}-{float(step).hex()}-error.npy"
     if path.exists():
         return float(np.load(path))
-    error = probe.error({layer.constant.name: values}) or 0.0
+    error = max(probe.error({layer.constant.name: values}) or 0.0 for probe in probes)
     save_whole(path, np.array(error))
     return error
 
 
-def demand(trial: Trial, probe: Probe, folder: Path) -> Demand:
+def demand(trial: Trial, probes: Sequence[Probe], folder: Path) -> Demand:
     """What a weight wants: its curve, and its gain as the probe measures it."""
     layer, curve, point = trial.layer, trial.curve, trial.point
     weights = layer.constant.array.size
     codes = np.load(codes_file(layer, trial.step, folder))
-    error = measure(layer, trial.step, layer.values(codes, trial.step), probe, folder)
+    error = measure(layer, trial.step, layer.values(codes, trial.step), probes, folder)
     gain = error / curve.error[point] if curve.error[point] > 0 else 0.0
     return Demand(curve, weights, gain, trial.stored_bits - float(weights * curve.bits[point]))
 
@@ -443,7 +462,7 @@ def choose_variants(
 def make_plan(
     chosen: Sequence[tuple[Trial, Demand]],
     moments: Mapping[Moment, Path],
-    probe: Probe,
+    probes: Sequence[Probe],
     folder: Path,
     options: Options,
     tell: Progress,
@@ -453,7 +472,7 @@ def make_plan(
     points = tuple(
         ((float(t.step), float(d.gain * d.curve.error[t.point])),) for (t, _), d in zip(chosen, demands, strict=True)
     )
-    return Plan(tuple(t.layer for t, _ in chosen), demands, points, moments, probe, folder, options, tell)
+    return Plan(tuple(t.layer for t, _ in chosen), demands, points, moments, probes, folder, options, tell)
 
 
 def raise_faint(demands: Sequence[Demand]) -> tuple[Demand, ...]:
@@ -483,27 +502,67 @@ def meet_bits(plan: Plan, bits: float) -> dict[str, Result]:
     return results
 
 
-def meet_loss(plan: Plan, allowed: float, judge: Judge) -> dict[str, Result]:
-    """Spend as few bits as a loss allows.
+def meet_loss(plan: Plan, allowed: float, judge: Judge) -> tuple[dict[str, Result], float]:
+    """(results, loss as a share of the allowed): spend as few bits as a loss allows.
 
     The loss grows about in proportion to the planned error; each try corrects the plan by what was measured.
     """
     results: dict[str, Result] = {}
-    best: tuple[tuple[bool, float], dict[str, Result]] | None = None
+    best: tuple[tuple[bool, float], dict[str, Result], float] | None = None
     aim, seen = allowed, {}
-    for _ in range(TRIES):
+    for _ in range(LOSS_TRIES):
         results, plan, settled = carry_out(plan, allocate_error(plan.demands, aim), results)
         loss = judge(decoded(results))
         rank = (loss > 1, loss if loss > 1 else float(stored_bits(results)))
         if best is None or rank < best[0]:
-            best = (rank, results)
+            best = (rank, results, loss)
         if settled:
             if CLOSE_LOSS <= loss <= 1:
                 break
             seen[aim] = loss
             aim = next_aim(seen)
+            if min(seen.values()) <= 1 and any(abs(np.log2(aim / tried)) < CLOSE_AIM for tried in seen):
+                break
     assert best is not None, "at least one try"
-    return best[1]
+    return best[1], best[2]
+
+
+def without_worst(plan: Plan, results: Mapping[str, Result], allowed: float) -> Plan | None:
+    """A plan without the few weights that cost the outputs most, so that all others cost half of what is allowed.
+
+    Codes of 8 bits may be too coarse for a weight: one behind which logarithms or differences are taken. None where
+    such weights are more than half of all.
+    """
+    errors = [
+        max(probe.error({name: load(results[name][0])}) or 0.0 for probe in plan.probes)
+        for name in (layer.constant.name for layer in plan.layers)
+    ]
+    order = sorted(range(len(errors)), key=lambda i: -errors[i])
+    worst = 0
+    while sum(errors[i] for i in order[worst:]) > allowed / 2:
+        worst += 1
+    sizes = [layer.constant.array.size for layer in plan.layers]
+    if not worst or 2 * sum(sizes[i] for i in order[:worst]) > sum(sizes):
+        return None
+    kept = sorted(order[worst:])
+    return replace(
+        plan,
+        layers=tuple(plan.layers[i] for i in kept),
+        demands=tuple(plan.demands[i] for i in kept),
+        points=tuple(plan.points[i] for i in kept),
+    )
+
+
+def outputs_judge(probes: Sequence[Probe], allowed: float) -> Judge:
+    """A judge of weights by the outputs: the worst of some inputs counts, each with a standard error.
+
+    Errors may come from few of the samples: samples that set codes have their say, too, where they are worse.
+    """
+
+    def judge(weights: Mapping[str, Array]) -> float:
+        return max(probe.bound(weights) for probe in probes) / allowed
+
+    return judge
 
 
 def next_aim(seen: Mapping[float, float]) -> float:
@@ -549,7 +608,7 @@ def carry_out(
         step = step_of(updated[layer.constant.name], layer)
         demands[i] = replace(demands[i], overhead=overhead(demands[i], line, step))
         if all(abs(np.log2(share.step / measured)) > FAR for measured, _ in points[i]):
-            error = measure(layer, step, load(stored), plan.probe, plan.folder)
+            error = measure(layer, step, load(stored), plan.probes, plan.folder)
             points[i] = (*points[i], (float(step), max(error, share.error / 16)))  # not all luck is trusted
             demands[i] = bend(demands[i], points[i])
     corrected = replace(plan, demands=tuple(demands), points=tuple(points))
