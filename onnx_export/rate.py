@@ -75,6 +75,7 @@ NEAR = 0.02  # of log2(step): not worth quantizing a weight again
 FAR = 0.75  # of log2(step): a gain is not trusted farther from where it was measured
 CLOSE_BITS = 0.005  # of the target: near enough
 CLOSE_LOSS = 0.93  # of the loss allowed: worth no further try
+FINE = 0.25  # of the loss allowed: what all weights together may cost at their finest
 CLOSE_AIM = 0.05  # of log2(planned error): a try so near to another one says nothing new
 Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
@@ -253,9 +254,9 @@ def compress_by_rate(
         results = meet_bits(plan, bits)
     else:
         judge = judge or outputs_judge(probes, allowed)
-        results, loss = meet_loss(plan, allowed, judge)
-        if loss > 1 and (rest := without_worst(plan, results, allowed)) is not None:
-            coded, less = meet_loss(rest, allowed, judge)
+        results, loss, plan = meet_loss(plan, allowed, judge)
+        if loss > 1 and (rest := without_worst(plan, allowed)) is not None:
+            coded, less, _ = meet_loss(rest, allowed, judge)
             if less < loss:
                 results, loss = coded, less
     return results, probe.error(decoded(results)) or 0.0, loss
@@ -502,8 +503,8 @@ def meet_bits(plan: Plan, bits: float) -> dict[str, Result]:
     return results
 
 
-def meet_loss(plan: Plan, allowed: float, judge: Judge) -> tuple[dict[str, Result], float]:
-    """(results, loss as a share of the allowed): spend as few bits as a loss allows.
+def meet_loss(plan: Plan, allowed: float, judge: Judge) -> tuple[dict[str, Result], float, Plan]:
+    """(results, loss as a share of the allowed, corrected plan): spend as few bits as a loss allows.
 
     The loss grows about in proportion to the planned error; each try corrects the plan by what was measured.
     """
@@ -524,22 +525,19 @@ def meet_loss(plan: Plan, allowed: float, judge: Judge) -> tuple[dict[str, Resul
             if min(seen.values()) <= 1 and any(abs(np.log2(aim / tried)) < CLOSE_AIM for tried in seen):
                 break
     assert best is not None, "at least one try"
-    return best[1], best[2]
+    return best[1], best[2], plan
 
 
-def without_worst(plan: Plan, results: Mapping[str, Result], allowed: float) -> Plan | None:
-    """A plan without the few weights that cost the outputs most, so that all others cost half of what is allowed.
+def without_worst(plan: Plan, allowed: float) -> Plan | None:
+    """A plan without the few weights that cost the outputs most at their finest, so that all others can cost little.
 
-    Codes of 8 bits may be too coarse for a weight: one behind which logarithms or differences are taken. None where
-    such weights are more than half of all.
+    Codes of 8 bits may be too coarse for a weight: one behind which logarithms or differences are taken. None where no
+    weight is too coarse, or such weights are more than half of all.
     """
-    errors = [
-        max(probe.error({name: load(results[name][0])}) or 0.0 for probe in plan.probes)
-        for name in (layer.constant.name for layer in plan.layers)
-    ]
-    order = sorted(range(len(errors)), key=lambda i: -errors[i])
+    finest = [d.gain * float(d.curve.error.min()) for d in plan.demands]
+    order = sorted(range(len(finest)), key=lambda i: -finest[i])
     worst = 0
-    while sum(errors[i] for i in order[worst:]) > allowed / 2:
+    while sum(finest[i] for i in order[worst:]) > allowed * FINE:
         worst += 1
     sizes = [layer.constant.array.size for layer in plan.layers]
     if not worst or 2 * sum(sizes[i] for i in order[:worst]) > sum(sizes):
