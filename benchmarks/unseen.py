@@ -3,9 +3,9 @@
     pip download --no-deps magika==1.0.3 silero-vad==6.2.3 basic-pitch==0.4.0 -d DIR && python benchmarks/unseen.py DIR
 
 Magika names the types of files: of this Python's installation. silero-vad hears speech: buzzing through three
-resonances, with pauses and noise, its state as it runs. basic-pitch hears notes: decaying harmonics. Models were trained on
-other data; what counts is that calibration and the 96 others are drawn alike. Prints a table: what the report says of the
-outputs, and what those of the others keep.
+resonances, with pauses and noise, its state as it runs. basic-pitch hears notes: decaying harmonics. Models were
+trained on other data; what counts is that calibration and the 96 others are drawn alike. Prints a table: what the
+report says of the outputs, and what those of the others keep.
 """
 
 import argparse

@@ -149,7 +149,7 @@ class Split:
     def words(self) -> str:
         """What the outputs are compared on."""
         if self.held_back:
-            return f"{self.held_back} of {self.count} calibration samples, held back from the rest,"
+            return f"{self.held_back} of {self.count} calibration samples, held back from the rest"
         return f"the calibration samples (all were used: {self.count} are too few to hold some back)"
 
 

@@ -21,7 +21,6 @@ from codec.tensor import Stored
 from onnx_export.activations import quantize_activations
 from onnx_export.aggressive import can_be_pruned, prune_layers
 from onnx_export.calibration import (
-    Batch,
     Inputs,
     Samples,
     Split,
@@ -81,6 +80,7 @@ from refimpl.activations import ActivationStatistics
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.pruning import global_shares, linf_score
 
+NOT_COMPARED = "the outputs were not checked: on the samples they are constant or not finite"
 Results = dict[str, tuple[Stored, Call | None, Tensor]]  # no call where coding would not shrink
 
 
@@ -238,7 +238,7 @@ def calibrated(
     layers: Results = {}
     if options.recipe.prune is not None:
         prunable = [c for c in floats if can_be_pruned(model, c)]
-        with work_folder(options, model, ties, checked) as folder:
+        with work_folder(options, model, ties, split) as folder:
             layers = prune_layers(model, prunable, checked, options, folder, tell)
     feeds = probe_batches(inputs, split.judged)
     before = model_outputs(model, feeds) if floats else []
@@ -267,6 +267,7 @@ def calibrated(
 
     first = measure(results)
     if first is None:
+        notes.append(NOT_COMPARED)
         return results, placement
     # The best of all tries, a raise counted with what it costs.
     best, best_sqnr, best_raise = results, first, 0.0
@@ -289,7 +290,7 @@ def calibrated(
             best, best_sqnr = plain, plain_sqnr
             how = ", with scales as without calibration: those by it keep less"
     if np.isfinite(best_sqnr):
-        notes.append(f"the outputs keep {best_sqnr:.1f} dB on {split.words}{how}".replace(",,", ","))
+        notes.append(f"the outputs keep {best_sqnr:.1f} dB on {split.words}{how}")
     if best_sqnr < OUTPUT_SQNR_DB - TOLERANCE_DB:
         notes.append(f"WARNING: that is below {OUTPUT_SQNR_DB:.0f} dB; check the result, --exclude sensitive tensors")
     return best, placement
@@ -331,12 +332,14 @@ def rated(
             notes.append(f"{given - len(tokens)} of {given} windows of --tokens calibrate: they do not judge")
         judge = perplexity_judge(model, ties, tokens, settings.max_loss_percent)
     judged, seen = probe_batches(inputs, split.judged), probe_batches(inputs, split.fitted)
-    with work_folder(options, model, ties, split.fitted) as folder:
+    with work_folder(options, model, ties, split) as folder:
         rate, error, loss = compress_by_rate(
             model, floats, ties, split.fitted, (judged, seen), bits, judge, options, folder, tell
         )
-    if error > 0:
-        notes.append(f"the outputs keep {-10 * np.log10(error):.1f} dB on {split.words}".rstrip(","))
+    if error:
+        notes.append(f"the outputs keep {-10 * np.log10(error):.1f} dB on {split.words}")
+    elif error is None:
+        notes.append(NOT_COMPARED)
     if judge is not None and tokens is not None and settings.max_loss_percent is not None:
         notes.append(
             f"perplexity rises by {loss * settings.max_loss_percent:.2f} % on {len(tokens)} windows of --tokens"
@@ -356,7 +359,7 @@ def rated(
 
 
 @contextmanager
-def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie], samples: Batch) -> Iterator[Path]:
+def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie], split: Split) -> Iterator[Path]:
     """A folder for what is finished: a temporary one, or one of the caller's for this model and these samples.
 
     Runs with other targets, tensors left out or recipes share what they measure alike.
@@ -369,8 +372,9 @@ def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie
     digest = hashlib.sha256(f"{version('tansor')} {price} {sorted(ties.items())}".encode())
     for constant in find_constants(model):
         digest.update(constant.name.encode() + fingerprint(constant.array))
-    for name, array in sorted(samples.items()):
-        digest.update(name.encode() + fingerprint(array))
+    for part in (split.fitted, split.judged):
+        for name, array in sorted(part.items()):
+            digest.update(name.encode() + fingerprint(array))
     folder = options.work / digest.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     yield folder

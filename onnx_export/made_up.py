@@ -18,7 +18,7 @@ from refimpl.errors import ExportError
 COUNT = 4  # batches
 BATCH = 4
 LENGTH = 64  # of free dimensions other than the first
-OTHERS = (1, LENGTH, 0)  # what integers may be that no table is looked up by: masks, lengths
+OTHERS = (1, LENGTH)  # what integers may be that no table is looked up by: masks, lengths; by 0 a model may divide
 MOVES = ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Slice")
 
 

@@ -189,7 +189,7 @@ def compress_by_rate(
     options: Options,
     folder: Path,
     tell: Progress,
-) -> tuple[dict[str, Result], float, float]:
+) -> tuple[dict[str, Result], float | None, float]:
     """Compress the float weights of a graph.
 
     Parameters
@@ -217,8 +217,8 @@ def compress_by_rate(
     -------
     results : dict
         By name of the weight; without those that no code of 8 bits is fine enough for.
-    error : float
-        Noise over signal at the outputs.
+    error : float or None
+        Noise over signal at the outputs; None if nothing can be compared.
     loss : float
         As a share of the loss allowed; 0 with ``bits``.
 
@@ -259,7 +259,7 @@ def compress_by_rate(
             coded, less, _ = meet_loss(rest, allowed, judge)
             if less < loss:
                 results, loss = coded, less
-    return results, probe.error(decoded(results)) or 0.0, loss
+    return results, probe.error(decoded(results)), loss
 
 
 def watch(
