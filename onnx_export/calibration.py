@@ -140,6 +140,7 @@ def fits(shape: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
 class Split:
     """Calibration samples in two parts."""
 
+    every: Batch
     fitted: Batch  # what is fitted to the model's inputs looks at these
     judged: Batch  # outputs are compared on these: samples that were held back, or the same if there were too few
     held_back: int  # number of them
@@ -172,7 +173,7 @@ def hold_back(session: Any, samples: Batch) -> Split:
     digests = [digest_of(samples, unit) for unit in units]
     different = list(dict.fromkeys(digests))
     if len(different) < ENOUGH:
-        return Split(samples, samples, 0, count)
+        return Split(samples, samples, samples, 0, count)
     number = min(len(different) // 4, max(HELD_BACK // size, 2))
     chosen = {different[(2 * k + 1) * len(different) // (2 * number)] for k in range(number)}
 
@@ -181,7 +182,7 @@ def hold_back(session: Any, samples: Batch) -> Split:
         return {name: array[rows] if array.ndim else array for name, array in samples.items()}
 
     judged = part(held=True)
-    return Split(part(held=False), judged, sample_count(judged), count)
+    return Split(samples, part(held=False), judged, sample_count(judged), count)
 
 
 def digest_of(samples: Batch, rows: Iterable[int]) -> bytes:

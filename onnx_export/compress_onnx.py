@@ -255,7 +255,8 @@ def calibrated(
         constants = with_new_arrays(model, constants)
     if options.recipe.quantizes_activations:
         layers_only = [c for c in floats if not is_table(c)]  # a head that is tied to its table cannot be scaled
-        count = quantize_activations(model, layers_only, checked, lambda done, count: tell("ranges", done, count))
+        # What exceeds a range is clipped: those of all samples count.
+        count = quantize_activations(model, layers_only, split.every, lambda done, count: tell("ranges", done, count))
         notes.append(f"{count} values that layers read are quantized to 8 bits")
     rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell, placement)
     results = {c.name: (layers | rest)[c.name] for c in constants}
