@@ -216,9 +216,20 @@ def load_hessian(
     return total
 
 
+def input_power(moments: Mapping[Moment, Path], wanted: Sequence[Moment]) -> float:
+    """Mean square of what meets a weight, over its known uses, which `load_hessian` divides out; 1 if none is known."""
+    known = [mean_diagonal(np.load(moments[m]).sum(axis=0, dtype=np.float64)) for m in wanted if m in moments]
+    return float(np.mean(known)) if known else 1.0
+
+
+def mean_diagonal(moment: npt.NDArray[np.floating]) -> float:
+    """Mean of the diagonal, of all groups."""
+    return float(np.mean(np.diagonal(moment, axis1=-2, axis2=-1), dtype=np.float64))
+
+
 def normalized(moment: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """A moment whose diagonal has the mean 1."""
-    mean = float(np.mean(np.diagonal(moment, axis1=-2, axis2=-1), dtype=np.float64))
+    mean = mean_diagonal(moment)
     return moment.astype(np.float64) / mean if mean > 0 else np.broadcast_to(np.eye(moment.shape[-1]), moment.shape)
 
 

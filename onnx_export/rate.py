@@ -308,12 +308,6 @@ def typical_size(weight: npt.NDArray[np.float32]) -> float:
     return median or float(np.sqrt(np.mean(np.square(weight, dtype=np.float64))))
 
 
-def factor_of(layer: Layer, moments: Mapping[Moment, Path]) -> Matrix | None:
-    """The factor that error feedback needs, None if nothing is known of the layer's input."""
-    hessian = load_hessian(moments, layer.moments, layer.unwatched)
-    return None if hessian is None else inverse_factor(hessian)
-
-
 def with_damping(layer: Layer, moments: Mapping[Moment, Path], folder: Path, options: Options) -> Layer:
     """A layer with the damping that one half of its inputs asks for once the other has set the codes.
 
