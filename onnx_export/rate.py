@@ -97,13 +97,15 @@ class Layer:
     @property
     def key(self) -> str:
         """A file name of its own."""
-        digest = hashlib.sha256(self.constant.name.encode()).hexdigest()[:16]
+        parts = [hashlib.sha256(self.constant.name.encode()).hexdigest()[:16]]
         if self.bands is not None:
             shape = hashlib.sha256(self.bands.of_column.tobytes() + self.bands.steps.tobytes())
-            return f"{digest}-{shape.hexdigest()[:8]}"
-        return "-".join(
-            [digest, *([self.scaled] if self.scaled else []), *(["nearest"] if np.isinf(self.damping) else [])]
-        )
+            parts.append(shape.hexdigest()[:8])
+        if self.scaled:
+            parts.append(self.scaled)
+        if np.isinf(self.damping):
+            parts.append("nearest")
+        return "-".join(parts)
 
     @property
     def in_rows(self) -> bool:
@@ -371,10 +373,11 @@ def attempt_bands(
 ) -> Trial | None:
     """The layer in bands, if these take fewer bits for the same error of its output: a bit halves the error twice."""
     hessian = load_hessian(moments, layer.moments, layer.unwatched)
-    if not options.in_bands or layer.scaled or layer.in_rows or hessian is None or np.isinf(layer.damping):
+    if not options.in_bands or layer.scaled or layer.in_rows or hessian is None:
         return None
     weight = layer.matrix()
-    bands = stepped_bands(inverse_factor(hessian, layer.damping), len(weight), 8 * PART_BYTES)
+    trusted = hessian if layer.damping < 1 else np.diag(np.diagonal(hessian))  # with little feedback: activity alone
+    bands = stepped_bands(inverse_factor(trusted), len(weight), 8 * PART_BYTES)
     if len(bands.steps) == 1:
         return None
     banded = replace(layer, bands=bands)
