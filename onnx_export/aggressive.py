@@ -25,7 +25,7 @@ from refimpl.symbols import to_symbols
 def can_be_pruned(model: onnx.ModelProto, constant: Constant) -> bool:
     """Whether all inputs that a weight meets can be watched: no table, no recurrent or grouped layer."""
     layer = make_layer(model, constant)
-    return bool(layer.moments) and not layer.unwatched
+    return bool(layer.moments) and not layer.unwatched and all(m.groups == 1 for m in layer.moments)
 
 
 def prune_layers(

@@ -3,6 +3,7 @@
 Reductions are added to the graph, so that a whole activation never leaves ONNX Runtime: two vectors do.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ from refimpl.errors import CalibrationError
 
 Batch = Mapping[str, npt.NDArray[Any]]  # by input name
 Samples = str | os.PathLike[str] | npt.NDArray[Any] | Batch  # a file, the only input, or inputs by name
-BATCH = 4  # samples in a run, where the model leaves the batch size open
+BATCH = 4  # samples in a run, where the model leaves the batch size open; less if there were no two runs
+
+ENOUGH = 8  # different samples, or batches of a fixed size, of which some can be held back
+HELD_BACK = 32  # samples at most
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,64 @@ def fits(shape: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Split:
+    """Calibration samples in two parts."""
+
+    every: Batch
+    fitted: Batch  # what is fitted to the model's inputs looks at these
+    judged: Batch  # outputs are compared on these: samples that were held back, or the same if there were too few
+    held_back: int  # number of them
+    count: int  # of all
+
+    @property
+    def words(self) -> str:
+        """What the outputs are compared on."""
+        if self.held_back:
+            return f"{self.held_back} of {self.count} calibration samples, held back from the rest"
+        return f"the calibration samples (all were used: {self.count} are too few to hold some back)"
+
+
+def hold_back(session: Any, samples: Batch) -> Split:
+    """Hold back a quarter of the samples, `HELD_BACK` at most, evenly spread; whole batches if their size is fixed.
+
+    Samples that are equal stay together. Of fewer than `ENOUGH` different ones none is held back.
+
+    Parameters
+    ----------
+    session : InferenceSession
+    samples : mapping
+        Made by `check_samples`.
+    """
+    count = sample_count(samples)
+    fixed = [i.shape[0] for i in session.get_inputs() if i.shape and isinstance(i.shape[0], int) and i.shape[0] > 0]
+    stacked = any(is_stacked(samples[i.name], i) for i in session.get_inputs())
+    size = 1 if stacked else max(fixed, default=1)
+    units = [range(k, k + size) for k in range(0, count - size + 1, size)]
+    digests = [digest_of(samples, unit) for unit in units]
+    different = list(dict.fromkeys(digests))
+    if len(different) < ENOUGH:
+        return Split(samples, samples, samples, 0, count)
+    number = min(len(different) // 4, max(HELD_BACK // size, 2))
+    chosen = {different[(2 * k + 1) * len(different) // (2 * number)] for k in range(number)}
+
+    def part(held: bool) -> dict[str, npt.NDArray[Any]]:
+        rows = [k for unit, digest in zip(units, digests, strict=True) if (digest in chosen) == held for k in unit]
+        return {name: array[rows] if array.ndim else array for name, array in samples.items()}
+
+    judged = part(held=True)
+    return Split(samples, part(held=False), judged, sample_count(judged), count)
+
+
+def digest_of(samples: Batch, rows: Iterable[int]) -> bytes:
+    """A digest of some samples."""
+    digest = hashlib.sha256()
+    for array in samples.values():
+        if array.ndim:
+            digest.update(np.ascontiguousarray(array[list(rows)]).tobytes())
+    return digest.digest()
+
+
 def batches(session: Any, samples: Batch) -> Iterable[dict[str, npt.NDArray[Any]]]:
     """Cut samples into the batches that the model accepts; an incomplete last one is left out if it is fixed.
 
@@ -147,7 +209,7 @@ def batches(session: Any, samples: Batch) -> Iterable[dict[str, npt.NDArray[Any]
             yield {n: a[k, ...] if n in stacked else a[k : k + 1] if a.ndim else a for n, a in samples.items()}
         return
     fixed = [i.shape[0] for i in session.get_inputs() if i.shape and isinstance(i.shape[0], int) and i.shape[0] > 0]
-    size = max(fixed, default=min(BATCH, count))
+    size = max(fixed, default=min(BATCH, max(1, count // 2)))
     if fixed and count < size:
         raise CalibrationError(f"{count} samples, the model's batch size is {size}")
     for first in range(0, count - size + 1 if fixed else count, size):

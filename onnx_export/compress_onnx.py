@@ -21,20 +21,22 @@ from codec.tensor import Stored
 from onnx_export.activations import quantize_activations
 from onnx_export.aggressive import can_be_pruned, prune_layers
 from onnx_export.calibration import (
-    Batch,
     Inputs,
     Samples,
+    Split,
     check_samples,
     collect_statistics,
     combine,
+    hold_back,
     inputs_of,
     read_samples,
 )
 from onnx_export.calls import Call, write_call
-from onnx_export.evaluate import score
+from onnx_export.evaluate import score, unseen_windows
 from onnx_export.files import first_line, naming, read_model, write_model
 from onnx_export.functions import DOMAIN, MIN_OPSET, functions
 from onnx_export.hoist import NOT_HOISTED, hoist_weights
+from onnx_export.made_up import make_up
 from onnx_export.parallel import in_parallel
 from onnx_export.placement import Placement, place_scales, with_new_arrays
 from onnx_export.probe import (
@@ -56,6 +58,7 @@ from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metad
 from onnx_export.runtime import open_session
 from onnx_export.tensors import (
     NOT_CALIBRATED,
+    TOO_COARSE,
     WOULD_NOT_SHRINK,
     Array,
     Lines,
@@ -77,6 +80,7 @@ from refimpl.activations import ActivationStatistics
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.pruning import global_shares, linf_score
 
+NOT_COMPARED = "the outputs were not checked: on the samples they are constant or not finite"
 Results = dict[str, tuple[Stored, Call | None, Tensor]]  # no call where coding would not shrink
 
 
@@ -116,6 +120,8 @@ def compress_onnx(
                 shared = with_shares(weights, floats, {})
                 options = replace(options, recipe=replace(options.recipe, weights=shared))
         results = compress_constants(unique, {}, options, tell)
+        if floats:
+            notes += made_up_notes(model, results, ties)
     else:
         results, placement = calibrated(model, unique, ties, calibration, skipped, options, notes, tell)
     calls = {name: call for name, (_, call, _) in results.items() if call is not None}
@@ -172,11 +178,35 @@ def compress_constants(
     return dict(in_parallel(one, constants, options.jobs, tell))
 
 
-def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Inputs, Batch]:
-    """(inputs of a model that ONNX Runtime can open, calibration samples that fit them)."""
+def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Inputs, Split]:
+    """(inputs of a model that ONNX Runtime can open, calibration samples that fit them, some held back)."""
     samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
     session = open_session(model)
-    return inputs_of(session), check_samples(session, samples)
+    inputs = inputs_of(session)
+    return inputs, hold_back(inputs, check_samples(session, samples))
+
+
+def made_up_notes(model: onnx.ModelProto, results: Results, ties: Mapping[str, Tie]) -> list[str]:
+    """What the report says of outputs on inputs that are made up."""
+    how = "give --calibration samples of real inputs, or compare outputs on your own"
+    try:
+        feeds = make_up(model, open_session(model))
+        before = model_outputs(model, feeds)
+        sqnr = output_sqnr(before, model_outputs(with_results(model, results, ties), feeds))
+    except ExportError as error:
+        return [f"WARNING: the outputs were not checked, no input could be made up ({error}); {how}"]
+    if sqnr is None:
+        return [f"WARNING: the outputs were not checked, on made-up inputs they are constant or not finite; {how}"]
+    notes = [f"the outputs keep {sqnr:.1f} dB on made-up inputs (noise, random rows of tables); real ones may differ"]
+    if sqnr < OUTPUT_SQNR_DB - TOLERANCE_DB:
+        notes.append(f"WARNING: that is below {OUTPUT_SQNR_DB:.0f} dB; {how}")
+    return notes
+
+
+def with_results(model: onnx.ModelProto, results: Results, ties: Mapping[str, Tie]) -> onnx.ModelProto:
+    """A copy of a model with the weights that a decoder will see."""
+    stored = {name: tensor for name, (tensor, call, _) in results.items() if call is not None}
+    return with_weights(model, stored, {name: tie for name, tie in ties.items() if tie.source in stored})
 
 
 def calibrated(
@@ -191,9 +221,12 @@ def calibrated(
 ) -> tuple[Results, Placement]:
     """Compress with calibration data, and again with finer targets where the model's outputs ask for it.
 
-    Channel scales are placed first, for the recipe's own targets: the model changes, its outputs do not.
+    Outputs are judged on samples that were held back. Where what is done without calibration keeps them better, in no
+    more bytes or because they stay below the aim, it stands. Channel scales are placed first, for the recipe's own
+    targets: the model changes, its outputs do not.
     """
-    inputs, checked = open_with_samples(model, calibration)
+    inputs, split = open_with_samples(model, calibration)
+    checked = split.fitted
     floats = [c for c in constants if c.is_float]
     watched = {
         (r.activation, r.activation_axis): c.array.shape[r.input_axis]
@@ -205,9 +238,9 @@ def calibrated(
     layers: Results = {}
     if options.recipe.prune is not None:
         prunable = [c for c in floats if can_be_pruned(model, c)]
-        with work_folder(options, model, ties, checked) as folder:
+        with work_folder(options, model, ties, split) as folder:
             layers = prune_layers(model, prunable, checked, options, folder, tell)
-    feeds = probe_batches(inputs, checked)
+    feeds = probe_batches(inputs, split.judged)
     before = model_outputs(model, feeds) if floats else []
     placement = Placement()
     weights = options.recipe.weights
@@ -222,7 +255,8 @@ def calibrated(
         constants = with_new_arrays(model, constants)
     if options.recipe.quantizes_activations:
         layers_only = [c for c in floats if not is_table(c)]  # a head that is tied to its table cannot be scaled
-        count = quantize_activations(model, layers_only, checked, lambda done, count: tell("ranges", done, count))
+        # What exceeds a range is clipped: those of all samples count.
+        count = quantize_activations(model, layers_only, split.every, lambda done, count: tell("ranges", done, count))
         notes.append(f"{count} values that layers read are quantized to 8 bits")
     rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell, placement)
     results = {c.name: (layers | rest)[c.name] for c in constants}
@@ -230,12 +264,11 @@ def calibrated(
         return results, placement
 
     def measure(results: Results) -> float | None:
-        stored = {name: tensor for name, (tensor, call, _) in results.items() if call is not None}
-        kept = {name: tie for name, tie in ties.items() if tie.source in stored}
-        return output_sqnr(before, model_outputs(with_weights(model, stored, kept), feeds))
+        return output_sqnr(before, model_outputs(with_results(model, results, ties), feeds))
 
     first = measure(results)
     if first is None:
+        notes.append(NOT_COMPARED)
         return results, placement
     # The best of all tries, a raise counted with what it costs.
     best, best_sqnr, best_raise = results, first, 0.0
@@ -249,12 +282,24 @@ def calibrated(
         sqnr = measure(results) or 0.0
         if sqnr - WORTHWHILE * raised > best_sqnr - WORTHWHILE * best_raise:
             best, best_sqnr, best_raise = results, sqnr, raised
+    how = f", layers' targets raised by {best_raise:.1f} dB for it" if best_raise else ""
+    if not layers and not options.recipe.quantizes_activations:
+        plain = compress_constants(constants, {}, uncalibrated(options), tell, placement)
+        plain_sqnr = measure(plain) or 0.0
+        missed = best_sqnr < OUTPUT_SQNR_DB - TOLERANCE_DB
+        if plain_sqnr > best_sqnr + TOLERANCE_DB and (missed or stored_bytes(plain) <= stored_bytes(best)):
+            best, best_sqnr = plain, plain_sqnr
+            how = ", with scales as without calibration: those by it keep less"
     if np.isfinite(best_sqnr):
-        how = f", layers' targets raised by {best_raise:.1f} dB for it" if best_raise else ""
-        notes.append(f"the outputs keep {best_sqnr:.1f} dB on calibration samples{how}")
+        notes.append(f"the outputs keep {best_sqnr:.1f} dB on {split.words}{how}")
     if best_sqnr < OUTPUT_SQNR_DB - TOLERANCE_DB:
         notes.append(f"WARNING: that is below {OUTPUT_SQNR_DB:.0f} dB; check the result, --exclude sensitive tensors")
     return best, placement
+
+
+def stored_bytes(results: Results) -> int:
+    """Bytes of all results."""
+    return sum(line.stored_bytes for _, _, line in results.values())
 
 
 def rated(
@@ -262,7 +307,7 @@ def rated(
     constants: Sequence[Constant],
     ties: Mapping[str, Tie],
     calibration: Samples,
-    skipped: Sequence[Skipped],
+    skipped: list[Skipped],
     tokens: npt.NDArray[np.int64] | None,
     options: Options,
     notes: list[str],
@@ -271,7 +316,7 @@ def rated(
     """Compress by the rate recipe; what is already quantized is coded as it is."""
     settings = options.recipe.rate
     assert settings is not None, "a recipe with rate settings"
-    inputs, checked = open_with_samples(model, calibration)
+    inputs, split = open_with_samples(model, calibration)
     floats = [c for c in constants if c.is_float]
     results = compress_constants([c for c in constants if not c.is_float], {}, options, tell)
     bits = None
@@ -283,23 +328,39 @@ def rated(
             raise InvalidArgument(f"what is copied takes {8 * fixed / count:.2f} bits per weight: raise --target-bits")
     judge = None
     if tokens is not None and settings.max_loss_percent is not None:
+        given, tokens = len(tokens), unseen_windows(tokens, split.fitted)
+        if len(tokens) < given:
+            notes.append(f"{given - len(tokens)} of {given} windows of --tokens calibrate: they do not judge")
         judge = perplexity_judge(model, ties, tokens, settings.max_loss_percent)
-    with work_folder(options, model, ties, checked) as folder:
-        rate, error = compress_by_rate(
-            model, floats, ties, checked, probe_batches(inputs, checked), bits, judge, options, folder, tell
+    judged, seen = probe_batches(inputs, split.judged), probe_batches(inputs, split.fitted)
+    with work_folder(options, model, ties, split) as folder:
+        rate, error, loss = compress_by_rate(
+            model, floats, ties, split.fitted, (judged, seen), bits, judge, options, folder, tell
         )
-    if error > 0:
-        kept = float(-10 * np.log10(error))
-        notes.append(f"the outputs keep {kept:.1f} dB on calibration samples")
-        if bits is None and judge is None and kept < settings.output_sqnr_db - TOLERANCE_DB:
-            notes.append(
-                f"WARNING: that is below {settings.output_sqnr_db:.0f} dB, which was aimed at; check the result"
-            )
-    return {c.name: (results | rate)[c.name] for c in constants}
+    if error:
+        notes.append(f"the outputs keep {-10 * np.log10(error):.1f} dB on {split.words}")
+    elif error is None:
+        notes.append(NOT_COMPARED)
+    if judge is not None and tokens is not None and settings.max_loss_percent is not None:
+        notes.append(
+            f"perplexity rises by {loss * settings.max_loss_percent:.2f} % on {len(tokens)} windows of --tokens"
+        )
+    if loss > 1 and judge is None:
+        least = settings.output_sqnr_db - 10 * np.log10(loss)
+        notes.append(
+            f"WARNING: {settings.output_sqnr_db:.0f} dB are aimed at and not reached: {least:.1f} dB on the worse of "
+            "samples that calibrate and that do not, less a standard error; check the result"
+        )
+    elif loss > 1:
+        notes.append(f"WARNING: that is more than {settings.max_loss_percent:g} %; check the result")
+    if nearest := [line.name for _, _, line in rate.values() if line.statistics == "unknown"]:
+        notes.append(f"rounded to nearest, since what they read is not watched: {', '.join(nearest)}")
+    skipped += [skip(c.name, c.array, TOO_COARSE) for c in floats if c.name not in rate]
+    return {c.name: (results | rate)[c.name] for c in constants if c.name in results or c.name in rate}
 
 
 @contextmanager
-def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie], samples: Batch) -> Iterator[Path]:
+def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie], split: Split) -> Iterator[Path]:
     """A folder for what is finished: a temporary one, or one of the caller's for this model and these samples.
 
     Runs with other targets, tensors left out or recipes share what they measure alike.
@@ -312,8 +373,9 @@ def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie
     digest = hashlib.sha256(f"{version('tansor')} {price} {sorted(ties.items())}".encode())
     for constant in find_constants(model):
         digest.update(constant.name.encode() + fingerprint(constant.array))
-    for name, array in sorted(samples.items()):
-        digest.update(name.encode() + fingerprint(array))
+    for part in (split.fitted, split.judged):
+        for name, array in sorted(part.items()):
+            digest.update(name.encode() + fingerprint(array))
     folder = options.work / digest.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     yield folder

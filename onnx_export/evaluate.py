@@ -6,7 +6,7 @@ Each window of tokens predicts its own next tokens; windows do not overlap; the 
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,30 @@ def read_tokens(tokens: str | os.PathLike[str] | npt.NDArray[np.integer]) -> npt
     if loaded.shape[0] < 1 or loaded.shape[1] < 2:
         raise InvalidArgument(f"tokens of shape {list(loaded.shape)} leave nothing to predict")
     return loaded.astype(np.int64)
+
+
+def unseen_windows(windows: npt.NDArray[np.int64], fitted: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+    """The windows that do not begin as a calibration sample does, up to the shorter one's length.
+
+    Raises
+    ------
+    InvalidArgument
+        None is left.
+
+    Examples
+    --------
+    >>> unseen_windows(np.array([[1, 2, 3], [4, 5, 6]]), {"input_ids": np.array([[1, 2], [1, 5]])})
+    array([[4, 5, 6]])
+    """
+    seen = [a for a in fitted.values() if a.ndim == 2 and a.dtype.kind in "iu" and a.shape[1] > 1]
+    left = windows
+    for samples in seen:
+        length = min(samples.shape[1], windows.shape[1])
+        known = {row.tobytes() for row in samples[:, :length].astype(np.int64)}
+        left = left[[row.tobytes() not in known for row in left[:, :length]]]
+    if not len(left):
+        raise InvalidArgument("--tokens hold nothing but calibration samples: a loss is judged on others")
+    return left
 
 
 def score(session: Any, windows: npt.NDArray[np.int64], tell: Callable[[int, int], None]) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 """Second moments of what meets the weights: X^T X over calibration tokens, for error feedback.
 
 Computed inside ONNX Runtime and reduced there, batch by batch; a convolution's X are its patches, which a
-convolution with unit kernels lays out. As many are collected in a run of the samples as fit a fixed budget of memory
-and each is then put on disk, so that what is held at once follows the largest layer, not the model.
+convolution with unit kernels lays out. A grouped convolution has a moment for each of its groups. As many are collected
+in a run of the samples as fit a fixed budget of memory and each is then put on disk, so that what is held at once
+follows the largest layer, not the model.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from onnx_export.runtime import apart, open_session, run
 from onnx_export.weights import Constant
 
 BUDGET = 1 << 29  # bytes of moments held at once
-ENTRY = 16  # bytes of an entry: the sum, what a batch adds to it, and ONNX Runtime's room for that
+ENTRY = 24  # bytes of an entry: the sums, what a batch adds to one, and ONNX Runtime's room for that
 WIDEST = 1 << 14  # inputs of a layer; beyond, a moment is larger than any weight it could help
 
 
@@ -34,11 +35,22 @@ class Moment:
     axis: int  # of its channels: -1, -2, or 1 for a convolution
     width: int  # inputs that meet a row of the weight
     patches: tuple[tuple[str, Any], ...] = ()  # attributes of the convolution that reads them
+    groups: int = 1  # of that convolution: each of them reads channels of its own
 
     @property
     def key(self) -> str:
         """A name that is the same for the same moment."""
-        return f"{self.activation} {self.axis} {self.width} {self.patches}"
+        return f"{self.activation} {self.axis} {self.width} {self.patches} {self.groups}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of X^T X: (width, width), with groups (groups, width, width)."""
+        return (self.width, self.width) if self.groups == 1 else (self.groups, self.width, self.width)
+
+    @property
+    def size(self) -> int:
+        """Entries of X^T X."""
+        return self.groups * self.width**2
 
     @property
     def digest(self) -> str:
@@ -54,15 +66,15 @@ def moments_of(model: onnx.ModelProto, constant: Constant) -> tuple[list[Moment]
             continue
         if reader.row_axis is None:
             found.append(Moment(reader.activation, reader.activation_axis, constant.array.shape[constant.input_axis]))
-    if constant.row_axis == 0 and constant.array.ndim == 4:
+    if constant.row_axis == 0 and constant.array.ndim >= 3:
         width = int(np.prod(constant.array.shape[1:]))
         for node in model.graph.node:
             if node.op_type == "Conv" and node.input[1] == constant.name:
                 attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-                if attributes.pop("group", 1) == 1:
-                    attributes["kernel_shape"] = list(constant.array.shape[2:])
-                    settings = tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in attributes.items()))
-                    found.append(Moment(node.input[0], 1, width, settings))
+                groups = int(attributes.pop("group", 1))
+                attributes["kernel_shape"] = list(constant.array.shape[2:])
+                settings = tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in attributes.items()))
+                found.append(Moment(node.input[0], 1, width, settings, groups))
     found = [m for m in found if m.width <= WIDEST]
     return found, len(constant.readers) - len(found)
 
@@ -70,7 +82,9 @@ def moments_of(model: onnx.ModelProto, constant: Constant) -> tuple[list[Moment]
 def collect_moments(
     model: onnx.ModelProto, wanted: Iterable[Moment], samples: Batch, folder: Path, tell: Callable[[int, int], None]
 ) -> dict[Moment, Path]:
-    """Run a model on samples and leave ``X^T X / tokens`` of every moment in a folder.
+    """Run a model on samples and leave ``X^T X / tokens`` of every moment in a folder, in two halves.
+
+    The first half is of the batches 0, 2, 4 and so on, the second of the others: what one teaches, the other judges.
 
     Parameters
     ----------
@@ -79,7 +93,8 @@ def collect_moments(
     samples : mapping
         Made by `onnx_export.calibration.check_samples`.
     folder : Path
-        Gets a ``.npy`` file, float32 (width, width), for each moment; one that is there already is kept.
+        Gets a ``.npy`` file, float32 (2, `Moment.shape`), for each moment; one that is there already is kept. The
+        sum of the halves is ``X^T X / tokens``.
     tell : callable
         Told (batches done, batches).
 
@@ -100,7 +115,7 @@ def collect_moments(
         sums = run_group(model, group, samples, lambda i, n, g=index: tell(g * n + i, len(groups) * n))  # type: ignore[misc]
         for moment, value in sums.items():
             save_whole(names[moment], value)
-    return {m: path for m, path in names.items() if np.isfinite(np.load(path, mmap_mode="r")[0]).all()}
+    return {m: path for m, path in names.items() if np.isfinite(np.load(path, mmap_mode="r")[..., 0, :]).all()}
 
 
 def within_budget(moments: Sequence[Moment]) -> Iterator[list[Moment]]:
@@ -108,11 +123,11 @@ def within_budget(moments: Sequence[Moment]) -> Iterator[list[Moment]]:
     group: list[Moment] = []
     size = 0
     for moment in moments:
-        if group and size + ENTRY * moment.width**2 > BUDGET:
+        if group and size + ENTRY * moment.size > BUDGET:
             yield group
             group, size = [], 0
         group.append(moment)
-        size += ENTRY * moment.width**2
+        size += ENTRY * moment.size
     if group:
         yield group
 
@@ -125,14 +140,14 @@ def run_group(
     del watched.graph.output[:]
     outputs = [add_moment(watched, i, m) for i, m in enumerate(group)]
     session = open_session(watched, arrays=arrays)
-    sums = [np.zeros((m.width, m.width)) for m in group]
+    sums = [np.zeros((2, *m.shape)) for m in group]
     tokens = np.zeros(len(group))
     todo = list(batches(session, samples))
     for done, feeds in enumerate(todo):
         tell(done, len(todo))
         results = run(session, [name for pair in outputs for name in pair], feeds)
         for k in range(len(group)):
-            sums[k] += results[2 * k]
+            sums[k][done % 2] += results[2 * k]
             tokens[k] += results[2 * k + 1].reshape(-1)[0]
     tell(len(todo), len(todo))
     return {m: (s / max(t, 1)).astype(np.float32) for m, s, t in zip(group, sums, tokens, strict=True)}
@@ -155,12 +170,13 @@ def add_moment(model: onnx.ModelProto, index: int, moment: Moment) -> tuple[str,
     if moment.patches:
         settings = dict(moment.patches)
         taps = int(np.prod(settings["kernel_shape"]))
-        channels = moment.width // taps
+        channels = moment.groups * moment.width // taps
         unit = np.tile(np.eye(taps, dtype=np.float32), (channels, 1)).reshape(-1, 1, *settings["kernel_shape"])
         x = node("Conv", [x, constant("unit", unit)], "patches", group=channels, **settings)
-    if moment.axis == 1:  # (n, width, positions)
-        x = node("Reshape", [x, constant("shape", np.array([0, moment.width, -1]))], "x")
-        rows = node("Transpose", [x], "rows", perm=[0, 2, 1])
+    if moment.axis == 1:  # (n, width, positions), with groups (n, groups, width, positions)
+        rank = len(moment.shape) + 1
+        x = node("Reshape", [x, constant("shape", np.array([0, *moment.shape[:-1], -1]))], "x")
+        rows = node("Transpose", [x], "rows", perm=[*range(rank - 2), rank - 1, rank - 2])
         each = node("MatMul", [x, rows], "each")
         axes = constant("axes", np.array([0]))
         extra: dict[str, Any] = {"keepdims": 0} | ({} if opset >= 13 else {"axes": [0]})
@@ -171,21 +187,23 @@ def add_moment(model: onnx.ModelProto, index: int, moment: Moment) -> tuple[str,
         other = node("Transpose", [x], "other", perm=[1, 0])
         total = node("MatMul", [other, x] if moment.axis == -1 else [x, other], "total")
     size = node("Size", [x], "size")
-    tokens = node("Div", [size, constant("width", np.array(moment.width))], "tokens")
-    graph.output.append(helper.make_tensor_value_info(total, onnx.TensorProto.FLOAT, [moment.width] * 2))
+    tokens = node("Div", [size, constant("width", np.array(moment.groups * moment.width))], "tokens")
+    graph.output.append(helper.make_tensor_value_info(total, onnx.TensorProto.FLOAT, moment.shape))
     graph.output.append(helper.make_tensor_value_info(tokens, onnx.TensorProto.INT64, []))
     return total, tokens
 
 
 def load_hessian(
-    moments: Mapping[Moment, Path], wanted: Sequence[Moment], unwatched: int
+    moments: Mapping[Moment, Path], wanted: Sequence[Moment], unwatched: int, half: int | None = None
 ) -> npt.NDArray[np.float64] | None:
     """The H of a weight that several uses meet: each counts alike, one that cannot be watched as the identity.
 
+    ``half`` chooses one of the halves; default both.
+
     Returns
     -------
-    float64, shape (width, width)
-        Each use's diagonal has the mean 1. None if no use is known.
+    float64, shape (width, width) or (groups, width, width)
+        Each use's diagonal has the mean 1, over all groups. None if no use is known.
     """
     known = [moments[m] for m in wanted if m in moments]
     if not known:
@@ -193,20 +211,26 @@ def load_hessian(
     lost = unwatched + len(wanted) - len(known)
     total = lost * np.eye(wanted[0].width)
     for path in known:
-        total += normalized(np.load(path))
+        halves = np.load(path)
+        total = total + normalized(halves.sum(axis=0, dtype=np.float64) if half is None else halves[half])
     return total
 
 
 def input_power(moments: Mapping[Moment, Path], wanted: Sequence[Moment]) -> float:
     """Mean square of what meets a weight, over its known uses, which `load_hessian` divides out; 1 if none is known."""
-    known = [float(np.mean(np.diagonal(np.load(moments[m])), dtype=np.float64)) for m in wanted if m in moments]
+    known = [mean_diagonal(np.load(moments[m]).sum(axis=0, dtype=np.float64)) for m in wanted if m in moments]
     return float(np.mean(known)) if known else 1.0
 
 
-def normalized(moment: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def mean_diagonal(moment: npt.NDArray[np.floating]) -> float:
+    """Mean of the diagonal, of all groups."""
+    return float(np.mean(np.diagonal(moment, axis1=-2, axis2=-1), dtype=np.float64))
+
+
+def normalized(moment: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """A moment whose diagonal has the mean 1."""
-    mean = float(np.mean(np.diagonal(moment), dtype=np.float64))
-    return moment.astype(np.float64) / mean if mean > 0 else np.eye(len(moment))
+    mean = mean_diagonal(moment)
+    return moment.astype(np.float64) / mean if mean > 0 else np.broadcast_to(np.eye(moment.shape[-1]), moment.shape)
 
 
 def save_whole(path: Path, array: npt.NDArray[Any]) -> None:

@@ -13,7 +13,7 @@ import onnx
 from onnx import numpy_helper
 
 from codec.tensor import Stored, load
-from onnx_export.calibration import batches
+from onnx_export.calibration import batches, sample_count
 from onnx_export.rewrite import copy_without
 from onnx_export.runtime import onnxruntime, open_session, run
 from onnx_export.ties import Tie
@@ -25,16 +25,17 @@ TOLERANCE_DB = 0.5
 STEP_DB = 6.0  # one bit: the most that targets are raised at once
 TRIES = 3  # of compressing everything again
 WORTHWHILE = 0.5  # dB at the outputs that a dB of finer targets must bring
-PROBE_BATCHES = 8
+PROBE_SAMPLES = 40  # that outputs are compared on, if there are more
 # Between quantized activations ONNX Runtime would quantize constant float weights anew, coarser than they are.
 REQUANTIZING = "WeightBiasQuantization"
 PROBE_BYTES = 1 << 26  # of outputs; no further batch is run beyond
 
 
 def probe_batches(session: Any, samples: Arrays) -> list[dict[str, npt.NDArray[Any]]]:
-    """A few batches, spread over the samples."""
+    """All batches, or some that are spread over the samples."""
     every = list(batches(session, samples))
-    return every[:: max(1, len(every) // PROBE_BATCHES)][:PROBE_BATCHES]
+    count = min(len(every), -(-PROBE_SAMPLES // sample_count(every[0])))
+    return [every[(2 * k + 1) * len(every) // (2 * count)] for k in range(count)]
 
 
 def model_outputs(model: onnx.ModelProto, feeds: Iterable[Arrays]) -> list[npt.NDArray[np.floating]]:

@@ -50,11 +50,18 @@ from refimpl.allocation import (
 )
 from refimpl.bands import SteppedBands, stepped_bands
 from refimpl.errors import InvalidArgument
-from refimpl.gptq import activation_order
-from refimpl.hessian import inverse_factor, output_error
+from refimpl.hessian import DAMPING, inverse_factor, output_error
 from refimpl.metrics import sqnr_db
 from refimpl.numerics import check_weight
-from refimpl.rate import RateCurve, quantize_rate, rate_curve, stored_step
+from refimpl.rate import (
+    RateCurve,
+    least_damping,
+    losses_by_damping,
+    quantize_by_activity,
+    quantize_rate,
+    rate_curve,
+    stored_step,
+)
 from refimpl.search import truncate_mantissa
 from refimpl.symbols import to_symbols
 
@@ -63,10 +70,13 @@ FAINTEST = 2.0**-5  # smallest gain over the typical one: samples may just not h
 OUTLIER = 32.0  # typical sizes: a weight beyond is one
 SMALLEST_ROW = 2.0**-100  # rms of a row that gets a scale: what is smaller rounds to zero
 TRIES = 6  # of a plan
+LOSS_TRIES = 12  # where a loss, which is far less predictable than bits, is to be met
 NEAR = 0.02  # of log2(step): not worth quantizing a weight again
 FAR = 0.75  # of log2(step): a gain is not trusted farther from where it was measured
 CLOSE_BITS = 0.005  # of the target: near enough
 CLOSE_LOSS = 0.93  # of the loss allowed: worth no further try
+FINE = 0.25  # of the loss allowed: what all weights together may cost at their finest
+CLOSE_AIM = 0.05  # of log2(planned error): a try so near to another one says nothing new
 Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
 Result = tuple[Stored, Call | None, Tensor]
@@ -82,15 +92,20 @@ class Layer:
     unwatched: int  # uses of which nothing is known
     scaled: Literal["", "rows", "columns"] = ""  # what has a scale each; else all share the step
     bands: SteppedBands | None = None  # of the columns: these share a step, and a table
+    damping: float = DAMPING  # of feedback; infinite: none
 
     @property
     def key(self) -> str:
         """A file name of its own."""
-        digest = hashlib.sha256(self.constant.name.encode()).hexdigest()[:16]
+        parts = [hashlib.sha256(self.constant.name.encode()).hexdigest()[:16]]
         if self.bands is not None:
             shape = hashlib.sha256(self.bands.of_column.tobytes() + self.bands.steps.tobytes())
-            return f"{digest}-{shape.hexdigest()[:8]}"
-        return f"{digest}-{self.scaled}" if self.scaled else digest
+            parts.append(shape.hexdigest()[:8])
+        if self.scaled:
+            parts.append(self.scaled)
+        if np.isinf(self.damping):
+            parts.append("nearest")
+        return "-".join(parts)
 
     @property
     def in_rows(self) -> bool:
@@ -159,7 +174,7 @@ class Plan:
     demands: tuple[Demand, ...]  # by what was measured so far
     points: tuple[tuple[tuple[float, float], ...], ...]  # of each weight: (step, error at the outputs) as measured
     moments: Mapping[Moment, Path]
-    probe: Probe
+    probes: Sequence[Probe]
     folder: Path
     options: Options
     tell: Progress
@@ -170,13 +185,13 @@ def compress_by_rate(
     constants: Sequence[Constant],
     ties: Mapping[str, Tie],
     samples: Batch,
-    feeds: Iterable[Batch],
+    feeds: tuple[Iterable[Batch], Iterable[Batch]],
     bits: float | None,
     judge: Judge | None,
     options: Options,
     folder: Path,
     tell: Progress,
-) -> tuple[dict[str, Result], float]:
+) -> tuple[dict[str, Result], float | None, float]:
     """Compress the float weights of a graph.
 
     Parameters
@@ -188,8 +203,8 @@ def compress_by_rate(
         Tied weight -> what it equals.
     samples : mapping
         Calibration samples.
-    feeds : iterable of mapping
-        Batches of samples on which outputs are compared.
+    feeds : (iterable of mapping, iterable of mapping)
+        Batches on which outputs are compared: of samples that were held back, and of the calibration samples.
     bits : float, optional
         Bits that all these weights together may take. Without it the loss decides.
     judge : callable, optional
@@ -203,9 +218,11 @@ def compress_by_rate(
     Returns
     -------
     results : dict
-        By name of the weight.
-    error : float
-        Noise over signal at the outputs.
+        By name of the weight; without those that no code of 8 bits is fine enough for.
+    error : float or None
+        Noise over signal at the outputs; None if nothing can be compared.
+    loss : float
+        As a share of the loss allowed; 0 with ``bits``.
 
     Raises
     ------
@@ -217,25 +234,34 @@ def compress_by_rate(
     settings = options.recipe.rate
     assert settings is not None, "a recipe with rate settings"
     layers, moments = watch(model, constants, samples, folder, tell)
-    attempts = [v for layer in layers for v in variants(layer)]
     jobs, scheduler = options.jobs, options.scheduler
+    damp = partial(with_damping, moments=moments, folder=folder, options=options)
+    attempts = [v for layer in on_layers(damp, layers, jobs, scheduler, tell, "damp") for v in variants(layer)]
     trials = list(
         on_layers(
             partial(attempt, moments=moments, folder=folder, options=options), attempts, jobs, scheduler, tell, "try"
         )
     )
-    probe = Probe(model, constants, ties, feeds)
+    judged, seen = feeds
+    probe = Probe(model, constants, ties, judged)
+    probes = (probe, probe.on(seen))
     pairs = []
     for i, trial in enumerate(trials):
-        pairs.append((trial, demand(trial, probe, folder)))
+        pairs.append((trial, demand(trial, probes, folder)))
         tell("probe", i + 1, len(trials))
     allowed = 10.0 ** (-settings.output_sqnr_db / 10)
-    plan = make_plan(choose_variants(pairs, bits, allowed), moments, probe, folder, options, tell)
+    plan = make_plan(choose_variants(pairs, bits, allowed), moments, probes, folder, options, tell)
+    loss = 0.0
     if bits is not None:
         results = meet_bits(plan, bits)
     else:
-        results = meet_loss(plan, allowed, judge or (lambda weights: (probe.error(weights) or 0.0) / allowed))
-    return results, probe.error(decoded(results)) or 0.0
+        judge = judge or outputs_judge(probes, allowed)
+        results, loss, plan = meet_loss(plan, allowed, judge)
+        if loss > 1 and (rest := without_worst(plan, allowed)) is not None:
+            coded, less, _ = meet_loss(rest, allowed, judge)
+            if less < loss:
+                results, loss = coded, less
+    return results, probe.error(decoded(results)), loss
 
 
 def watch(
@@ -257,14 +283,19 @@ def variants(layer: Layer) -> list[Layer]:
     """The ways to quantize a layer that are tried: the outputs say which one stands.
 
     A kernel's output channels are often normalized one by one and may want a scale each. A few outliers, as language
-    models have them, would clip or make all steps coarse: coarser rows or columns around them may cost less.
+    models have them, would clip or make all steps coarse: coarser rows or columns around them may cost less. Feedback
+    that wants damping knows little of the inputs, and none may be better.
     """
+    found = [layer]
     if layer.in_rows:
-        return [layer, replace(layer, scaled="rows")]
-    weight = layer.matrix()
-    if layer.constant.array.ndim == 2 and np.abs(weight).max() > OUTLIER * typical_size(weight):
-        return [layer, replace(layer, scaled="rows"), replace(layer, scaled="columns")]
-    return [layer]
+        found.append(replace(layer, scaled="rows"))
+    else:
+        weight = layer.matrix()
+        if layer.constant.array.ndim == 2 and np.abs(weight).max() > OUTLIER * typical_size(weight):
+            found += [replace(layer, scaled="rows"), replace(layer, scaled="columns")]
+    if DAMPING < layer.damping < np.inf:
+        found += [replace(v, damping=np.inf) for v in found]
+    return found
 
 
 def typical_size(weight: npt.NDArray[np.float32]) -> float:
@@ -279,10 +310,43 @@ def typical_size(weight: npt.NDArray[np.float32]) -> float:
     return median or float(np.sqrt(np.mean(np.square(weight, dtype=np.float64))))
 
 
-def factor_of(layer: Layer, moments: Mapping[Moment, Path]) -> Matrix | None:
-    """The factor that error feedback needs, None if nothing is known of the layer's input."""
-    hessian = load_hessian(moments, layer.moments, layer.unwatched)
-    return None if hessian is None else inverse_factor(hessian)
+def with_damping(layer: Layer, moments: Mapping[Moment, Path], folder: Path, options: Options) -> Layer:
+    """A layer with the damping that one half of its inputs asks for once the other has set the codes.
+
+    Groups of a convolution share it. Inputs of a single batch have no other half: there is no feedback then.
+    """
+    seen, unseen = (load_hessian(moments, layer.moments, layer.unwatched, half) for half in (0, 1))
+    if seen is None or unseen is None:
+        return layer
+    path = folder / f"{layer.key}-damping.npy"  # before it is known
+    if not path.exists():
+        save_whole(path, np.array(damping_of(layer, seen, unseen, options)))
+    return replace(layer, damping=float(np.load(path)))
+
+
+def damping_of(layer: Layer, seen: Matrix, unseen: Matrix, options: Options) -> float:
+    """The damping of a layer whose inputs have these second moments, (in, in) or (groups, in, in)."""
+    settings = options.recipe.rate
+    assert settings is not None, "a recipe with rate settings"
+    weight, curve = layer.matrix(), curve_of(layer)
+    step = float(stored_step(float(curve.step[trial_point(curve)])))
+    if seen.ndim == 2:
+        return least_damping(losses_by_damping(weight, seen, unseen, step, settings.price))
+    groups = zip(np.split(weight, len(seen)), seen, unseen, strict=True)
+    return least_damping(np.sum([losses_by_damping(*group, step, settings.price) for group in groups], axis=0))
+
+
+def curve_of(layer: Layer) -> RateCurve:
+    """The curve of a layer."""
+    try:
+        return rate_curve(layer.matrix() / layer.scales(), None if layer.bands is None else layer.bands.of_column)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{layer.constant.name}: {error}") from None
+
+
+def trial_point(curve: RateCurve) -> int:
+    """The point of a curve at about `TRIAL_BITS`."""
+    return int(np.argmin(np.abs(curve.bits - TRIAL_BITS)))
 
 
 def attempt(layer: Layer, moments: Mapping[Moment, Path], folder: Path, options: Options) -> Trial:
@@ -295,11 +359,8 @@ def attempt_once(
     layer: Layer, moments: Mapping[Moment, Path], folder: Path, options: Options
 ) -> tuple[Trial, npt.NDArray[np.int8]]:
     """(trial, codes) of a layer as it is."""
-    try:
-        curve = rate_curve(layer.matrix() / layer.scales(), None if layer.bands is None else layer.bands.of_column)
-    except InvalidArgument as error:
-        raise InvalidArgument(f"{layer.constant.name}: {error}") from None
-    point = int(np.argmin(np.abs(curve.bits - TRIAL_BITS)))
+    curve = curve_of(layer)
+    point = trial_point(curve)
     step = stored_step(float(curve.step[point]))
     codes = quantize(layer, step, moments, folder, options)
     stored = store(layer, codes, step, options)
@@ -315,7 +376,8 @@ def attempt_bands(
     if not options.in_bands or layer.scaled or layer.in_rows or hessian is None:
         return None
     weight = layer.matrix()
-    bands = stepped_bands(inverse_factor(hessian), len(weight), 8 * PART_BYTES)
+    trusted = hessian if layer.damping < 1 else np.diag(np.diagonal(hessian))  # with little feedback: activity alone
+    bands = stepped_bands(inverse_factor(trusted), len(weight), 8 * PART_BYTES)
     if len(bands.steps) == 1:
         return None
     banded = replace(layer, bands=bands)
@@ -336,8 +398,7 @@ def quantize(
 ) -> npt.NDArray[np.int8]:
     """Codes of a layer, kept in the folder.
 
-    Columns with one step are settled in the order of their inputs' activity, most active first: the errors of those
-    that count most find the most columns to make up for them. Steps of bands see to that themselves.
+    Columns with one step are settled by activity. Steps of bands see to that themselves.
     """
     path = codes_file(layer, step, folder)
     if path.exists():
@@ -346,14 +407,15 @@ def quantize(
     assert settings is not None, "a recipe with rate settings"
     hessian = load_hessian(moments, layer.moments, layer.unwatched)
     weight, scales = layer.matrix() / layer.scales(), layer.scales()
+    one = partial(quantize_by_activity, step=float(step), price=settings.price, damping=layer.damping)
     if hessian is None:
         codes = quantize_rate(weight, None, float(step), settings.price)
+    elif hessian.ndim == 3:  # each group of rows reads channels of its own
+        codes = np.concatenate([one(*group) for group in zip(np.split(weight, len(hessian)), hessian, strict=True)])
+    elif scales.shape[1] > 1:
+        codes = one(weight, hessian, scales=scales, in_order=layer.bands is not None)
     else:
-        by_column = np.ones((1, weight.shape[1]), np.float32) if scales.shape[1] == 1 else scales
-        order = activation_order(hessian * by_column**2) if layer.bands is None else np.arange(weight.shape[1])
-        factor = inverse_factor(hessian[np.ix_(order, order)]) / by_column[:, order]  # of the inputs times the scales
-        codes = np.empty(weight.shape, np.int8)
-        codes[:, order] = quantize_rate(weight[:, order], factor, float(step), settings.price)
+        codes = one(weight, hessian)
     save_whole(path, codes)
     return codes
 
@@ -363,22 +425,22 @@ def codes_file(layer: Layer, step: np.float32, folder: Path) -> Path:
     return folder / f"{layer.key}-{float(step).hex()}.npy"
 
 
-def measure(layer: Layer, step: np.float32, values: Array, probe: Probe, folder: Path) -> float:
-    """Error at the outputs with a layer's values replaced by these, kept in the folder."""
+def measure(layer: Layer, step: np.float32, values: Array, probes: Sequence[Probe], folder: Path) -> float:
+    """Error at the outputs with a layer's values replaced by these, the worst of some inputs; kept in the folder."""
     path = folder / f"{layer.key}-{float(step).hex()}-error.npy"
     if path.exists():
         return float(np.load(path))
-    error = probe.error({layer.constant.name: values}) or 0.0
+    error = max(probe.error({layer.constant.name: values}) or 0.0 for probe in probes)
     save_whole(path, np.array(error))
     return error
 
 
-def demand(trial: Trial, probe: Probe, folder: Path) -> Demand:
+def demand(trial: Trial, probes: Sequence[Probe], folder: Path) -> Demand:
     """What a weight wants: its curve, and its gain as the probe measures it."""
     layer, curve, point = trial.layer, trial.curve, trial.point
     weights = layer.constant.array.size
     codes = np.load(codes_file(layer, trial.step, folder))
-    error = measure(layer, trial.step, layer.values(codes, trial.step), probe, folder)
+    error = measure(layer, trial.step, layer.values(codes, trial.step), probes, folder)
     gain = error / curve.error[point] if curve.error[point] > 0 else 0.0
     return Demand(curve, weights, gain, trial.stored_bits - float(weights * curve.bits[point]))
 
@@ -398,7 +460,7 @@ def choose_variants(
 def make_plan(
     chosen: Sequence[tuple[Trial, Demand]],
     moments: Mapping[Moment, Path],
-    probe: Probe,
+    probes: Sequence[Probe],
     folder: Path,
     options: Options,
     tell: Progress,
@@ -408,7 +470,7 @@ def make_plan(
     points = tuple(
         ((float(t.step), float(d.gain * d.curve.error[t.point])),) for (t, _), d in zip(chosen, demands, strict=True)
     )
-    return Plan(tuple(t.layer for t, _ in chosen), demands, points, moments, probe, folder, options, tell)
+    return Plan(tuple(t.layer for t, _ in chosen), demands, points, moments, probes, folder, options, tell)
 
 
 def raise_faint(demands: Sequence[Demand]) -> tuple[Demand, ...]:
@@ -438,27 +500,64 @@ def meet_bits(plan: Plan, bits: float) -> dict[str, Result]:
     return results
 
 
-def meet_loss(plan: Plan, allowed: float, judge: Judge) -> dict[str, Result]:
-    """Spend as few bits as a loss allows.
+def meet_loss(plan: Plan, allowed: float, judge: Judge) -> tuple[dict[str, Result], float, Plan]:
+    """(results, loss as a share of the allowed, corrected plan): spend as few bits as a loss allows.
 
     The loss grows about in proportion to the planned error; each try corrects the plan by what was measured.
     """
     results: dict[str, Result] = {}
-    best: tuple[tuple[bool, float], dict[str, Result]] | None = None
+    best: tuple[tuple[bool, float], dict[str, Result], float] | None = None
     aim, seen = allowed, {}
-    for _ in range(TRIES):
+    for _ in range(LOSS_TRIES):
         results, plan, settled = carry_out(plan, allocate_error(plan.demands, aim), results)
         loss = judge(decoded(results))
         rank = (loss > 1, loss if loss > 1 else float(stored_bits(results)))
         if best is None or rank < best[0]:
-            best = (rank, results)
+            best = (rank, results, loss)
         if settled:
             if CLOSE_LOSS <= loss <= 1:
                 break
             seen[aim] = loss
             aim = next_aim(seen)
+            if min(seen.values()) <= 1 and any(abs(np.log2(aim / tried)) < CLOSE_AIM for tried in seen):
+                break
     assert best is not None, "at least one try"
-    return best[1]
+    return best[1], best[2], plan
+
+
+def without_worst(plan: Plan, allowed: float) -> Plan | None:
+    """A plan without the few weights that cost the outputs most at their finest, so that all others can cost little.
+
+    Codes of 8 bits may be too coarse for a weight: one behind which logarithms or differences are taken. None where no
+    weight is too coarse, or such weights are more than half of all.
+    """
+    finest = [d.gain * float(d.curve.error.min()) for d in plan.demands]
+    order = sorted(range(len(finest)), key=lambda i: -finest[i])
+    worst = 0
+    while sum(finest[i] for i in order[worst:]) > allowed * FINE:
+        worst += 1
+    sizes = [layer.constant.array.size for layer in plan.layers]
+    if not worst or 2 * sum(sizes[i] for i in order[:worst]) > sum(sizes):
+        return None
+    kept = sorted(order[worst:])
+    return replace(
+        plan,
+        layers=tuple(plan.layers[i] for i in kept),
+        demands=tuple(plan.demands[i] for i in kept),
+        points=tuple(plan.points[i] for i in kept),
+    )
+
+
+def outputs_judge(probes: Sequence[Probe], allowed: float) -> Judge:
+    """A judge of weights by the outputs: the worst of some inputs counts, each with a standard error.
+
+    Errors may come from few of the samples: samples that set codes have their say, too, where they are worse.
+    """
+
+    def judge(weights: Mapping[str, Array]) -> float:
+        return max(probe.bound(weights) for probe in probes) / allowed
+
+    return judge
 
 
 def next_aim(seen: Mapping[float, float]) -> float:
@@ -504,7 +603,7 @@ def carry_out(
         step = step_of(updated[layer.constant.name], layer)
         demands[i] = replace(demands[i], overhead=overhead(demands[i], line, step))
         if all(abs(np.log2(share.step / measured)) > FAR for measured, _ in points[i]):
-            error = measure(layer, step, load(stored), plan.probe, plan.folder)
+            error = measure(layer, step, load(stored), plan.probes, plan.folder)
             points[i] = (*points[i], (float(step), max(error, share.error / 16)))  # not all luck is trusted
             demands[i] = bend(demands[i], points[i])
     corrected = replace(plan, demands=tuple(demands), points=tuple(points))

@@ -1,6 +1,7 @@
 """What an error of one weight does to the model's outputs, measured one weight at a time."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import ml_dtypes
@@ -27,16 +28,27 @@ class Probe:
     ) -> None:
         self.session = open_session(overridable(model, {c.name: c.array for c in constants}, ties))
         self.ties = ties
-        self.feeds: list[Batch] = []
-        self.before: list[list[Array]] = []
+        self.feeds, self.before = self.remember(feeds)
+
+    def on(self, feeds: Iterable[Batch]) -> "Probe":
+        """The same session and other inputs."""
+        other = copy(self)
+        other.feeds, other.before = self.remember(feeds)
+        return other
+
+    def remember(self, feeds: Iterable[Batch]) -> tuple[list[Batch], list[list[Array]]]:
+        """(batches, outputs with no weight replaced), up to `PROBE_BYTES`."""
+        kept: list[Batch] = []
+        before: list[list[Array]] = []
         size = 0
         for batch in feeds:
             outputs = self.outputs(batch, {})
-            self.feeds.append(batch)
-            self.before.append(outputs)
+            kept.append(batch)
+            before.append(outputs)
             size += sum(o.nbytes for o in outputs)
             if size > PROBE_BYTES:
                 break
+        return kept, before
 
     def outputs(self, batch: Batch, weights: Mapping[str, Array]) -> list[Array]:
         """The float outputs of a batch."""
@@ -52,8 +64,16 @@ class Probe:
 
         The signal is what varies around the output's mean.
         """
-        noise: dict[int, float] = {}
-        signal: dict[int, float] = {}
+        found = [ratio for ratio, _ in self.ratios(weights)]
+        return max(found) if found else None
+
+    def bound(self, weights: Mapping[str, Array]) -> float:
+        """The same and a standard error of it: what other inputs will hardly exceed; 0 if nothing can be compared."""
+        return max((ratio + deviation for ratio, deviation in self.ratios(weights)), default=0.0)
+
+    def ratios(self, weights: Mapping[str, Array]) -> list[tuple[float, float]]:
+        """(noise over signal, its standard error) of each output."""
+        parts: dict[int, list[tuple[float, float]]] = {}  # (noise, signal) of batches
         for batch, before in zip(self.feeds, self.before, strict=True):
             for k, (a, b) in enumerate(zip(before, self.outputs(batch, weights), strict=True)):
                 if a.shape != b.shape:
@@ -64,30 +84,49 @@ class Probe:
                 if not np.isfinite(difference).all():
                     finite = np.isfinite(a) & np.isfinite(b)
                     kept, difference = a[finite], difference[finite]
-                if not kept.size:
-                    continue
-                noise[k] = noise.get(k, 0.0) + float(np.vdot(difference, difference))
-                signal[k] = signal.get(k, 0.0) + kept.size * float(np.var(kept, dtype=np.float64))
-        ratios = [noise[k] / signal[k] for k in noise if signal[k] > 0]
-        return max(ratios) if ratios else None
+                if kept.size:
+                    power = kept.size * float(np.var(kept, dtype=np.float64))
+                    parts.setdefault(k, []).append((float(np.vdot(difference, difference)), power))
+        found = (ratio_of_sums(*np.array(pairs).T) for pairs in parts.values())
+        return [pair for pair in found if pair is not None]
+
+
+def ratio_of_sums(noise: npt.NDArray[np.float64], signal: npt.NDArray[np.float64]) -> tuple[float, float] | None:
+    """(ratio of two sums, its standard error by how the terms scatter); None if the signal is zero.
+
+    References
+    ----------
+    W. Cochran, "Sampling techniques", 1977, section 2.11.
+
+    Examples
+    --------
+    >>> ratio_of_sums(np.array([1.0, 3.0]), np.array([10.0, 10.0]))
+    (0.2, 0.1)
+    """
+    total = float(signal.sum())
+    if not total > 0:
+        return None
+    ratio, count = float(noise.sum()) / total, len(noise)
+    scatter = float(np.square(noise - ratio * signal).sum()) * count / max(count - 1, 1)
+    return ratio, float(np.sqrt(scatter)) / total
 
 
 def overridable(model: onnx.ModelProto, arrays: Mapping[str, Array], ties: Mapping[str, Tie]) -> onnx.ModelProto:
     """A copy of a model in which these constants are inputs with default values."""
     values = with_ties(arrays, ties)
-    copy = copy_without(model, values)
+    made = copy_without(model, values)
     casts = []
     for name, array in values.items():
         given = wide_name(name, array)
         tensor = numpy_helper.from_array(np.ascontiguousarray(wide(array)), given)
-        copy.graph.initializer.append(tensor)
-        copy.graph.input.append(helper.make_tensor_value_info(given, tensor.data_type, array.shape))
+        made.graph.initializer.append(tensor)
+        made.graph.input.append(helper.make_tensor_value_info(given, tensor.data_type, array.shape))
         if given != name:
             casts.append(helper.make_node("Cast", [given], [name], to=helper.np_dtype_to_tensor_dtype(array.dtype)))
-    nodes = [*casts, *copy.graph.node]
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
-    return copy
+    nodes = [*casts, *made.graph.node]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    return made
 
 
 def wide(array: Array) -> Array:

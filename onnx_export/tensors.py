@@ -32,6 +32,7 @@ from refimpl.symbols import to_symbols
 Array = npt.NDArray[Any]
 NOT_CALIBRATED = "no calibration data: all input channels count as equally important, scales are finer to be safe"
 WOULD_NOT_SHRINK = "coding would not shrink it"
+TOO_COARSE = "codes of 8 bits are too coarse for it: the outputs would keep less than they should"
 PART_BYTES = 768  # of a file for each part of a tensor beside what is stored: nodes, names, headers
 LEAST_SAVING = 0.005  # of a tensor's bytes: what bands must save
 

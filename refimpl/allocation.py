@@ -2,19 +2,24 @@
 
 Each tensor's error at the model's outputs is its gain times its mean squared error. The sum over tensors is least
 for a given size where no bit could be moved from one tensor to another with profit: where the loss that a further
-bit would save is the same for all. Specification: docs/spec/rate.md, "Allocation".
+bit would save is the same for all. No such price leads to the points of a curve above its lower convex hull, so a
+price alone may leave much of a target unspent: what is left is spent point by point.
+Specification: docs/spec/rate.md, "Allocation".
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from refimpl.errors import InvalidArgument
 from refimpl.rate import RateCurve
 
+Vector = npt.NDArray[np.float64]
 FINENESS = 2.0**-6  # of log2(step): how finely steps are chosen
 BISECTIONS = 60
+ROUNDING = 1e-12  # of a budget: sums in another order do not exceed it
 
 
 @dataclass(frozen=True)
@@ -133,38 +138,121 @@ def ways_by_bits(tensors: Sequence[Sequence[Demand]], target_bits: float) -> lis
     """(index of the way, its share) of each tensor: the finest shares within a number of bits."""
     if not target_bits > 0:
         raise InvalidArgument(f"the target is {target_bits} bits, it must be positive")
-    return cheapest_ways(tensors, lambda shares: sum(s.bits for s in shares) <= target_bits)
+    ways, points, at = cheapest_ways(tensors, lambda bits, _: bits <= target_bits)
+    at = spend([p.bits for p in points], [p.error for p in points], at, target_bits)
+    return [(way, p.share(k)) for way, p, k in zip(ways, points, at, strict=True)]
 
 
 def ways_by_error(tensors: Sequence[Sequence[Demand]], target_error: float) -> list[tuple[int, Share]]:
     """(index of the way, its share) of each tensor: the coarsest shares within an error at the outputs."""
     if not target_error > 0:
         raise InvalidArgument(f"the target error is {target_error}, it must be positive")
-    return cheapest_ways(tensors, lambda shares: sum(s.error for s in shares) >= target_error, coarse_side=False)
+    ways, points, at = cheapest_ways(tensors, lambda _, error: error >= target_error, coarse_side=False)
+    at = spend([p.error for p in points], [p.bits for p in points], at, target_error)
+    return [(way, p.share(k)) for way, p, k in zip(ways, points, at, strict=True)]
+
+
+@dataclass(frozen=True)
+class Points:
+    """What a tensor may get, one way."""
+
+    step: Vector  # (points,) ascending
+    bits: Vector  # of the whole tensor, overhead included
+    error: Vector  # at the outputs
+
+    def share(self, at: int) -> Share:
+        """One of them."""
+        return Share(float(self.step[at]), float(self.bits[at]), float(self.error[at]))
+
+
+def points_of(demand: Demand) -> Points:
+    """The points of a demand, with finer steps than its curve has."""
+    fine = refine(demand.curve)
+    return Points(fine.step, demand.weights * fine.bits + demand.overhead, demand.gain * fine.error)
 
 
 def cheapest_ways(
-    tensors: Sequence[Sequence[Demand]], enough: Callable[[list[Share]], bool], *, coarse_side: bool = True
-) -> list[tuple[int, Share]]:
-    """Bisect the price of a bit until the shares are just coarse enough (or, on the other side, not yet too coarse)."""
-    fine = [[refine(d.curve) for d in ways] for ways in tensors]
+    tensors: Sequence[Sequence[Demand]], enough: Callable[[float, float], bool], *, coarse_side: bool = True
+) -> tuple[list[int], list[Points], list[int]]:
+    """(way, its points, point) of each tensor with the least ``error + price * bits``.
+
+    The price of a bit is bisected until the bits and errors of all are just enough (or, on the other side, not yet).
+    """
+    every = [[points_of(d) for d in ways] for ways in tensors]
     low, high = -300.0, 300.0  # log2 of the price
 
-    def at(exponent: float) -> list[tuple[int, Share]]:
+    def pick(exponent: float) -> list[tuple[int, int]]:
         price = 2.0**exponent
         found = []
-        for ways, curves in zip(tensors, fine, strict=True):
-            shares = [cheapest(d, c, price) for d, c in zip(ways, curves, strict=True)]
-            found.append(min(enumerate(shares), key=lambda pair: pair[1].error + price * pair[1].bits))
+        for ways in every:
+            costs = [p.error + price * p.bits for p in ways]
+            best = [int(np.argmin(c)) for c in costs]
+            way = int(np.argmin([c[k] for c, k in zip(costs, best, strict=True)]))
+            found.append((way, best[way]))
         return found
+
+    def sums(picked: Sequence[tuple[int, int]]) -> tuple[float, float]:
+        pairs = [(ways[i], k) for ways, (i, k) in zip(every, picked, strict=True)]
+        return sum(float(p.bits[k]) for p, k in pairs), sum(float(p.error[k]) for p, k in pairs)
 
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if enough([share for _, share in at(middle)]):
+        if enough(*sums(pick(middle))):
             high = middle
         else:
             low = middle
-    return at(high if coarse_side else low)
+    picked = pick(high if coarse_side else low)
+    chosen = [ways[i] for ways, (i, _) in zip(every, picked, strict=True)]
+    return [i for i, _ in picked], chosen, [k for _, k in picked]
+
+
+def spend(costs: Sequence[Vector], values: Sequence[Vector], at: Sequence[int], budget: float) -> list[int]:
+    """Spend what is left of a budget: move tensors, one at a time, to points whose value is lower.
+
+    Each move is the one that lowers the value most for its cost among those that fit; one that costs nothing more goes
+    first. Ties go to the first tensor, its first point.
+
+    Parameters
+    ----------
+    costs, values : sequence of float64 vectors
+        Of each tensor's points.
+    at : sequence of int
+        The point that each tensor has.
+    budget : float
+        That the costs of all may reach.
+
+    Returns
+    -------
+    list of int
+        The point that each tensor gets. None has another one of a lower value within what is left.
+
+    Examples
+    --------
+    >>> costs, values = [np.array([0.0, 3.0, 8.0])] * 2, [np.array([9.0, 7.0, 0.0]), np.array([5.0, 4.0, 0.0])]
+    >>> spend(costs, values, [0, 0], 2.0), spend(costs, values, [0, 0], 7.0), spend(costs, values, [0, 0], 12.0)
+    ([0, 0], [1, 1], [2, 1])
+    """
+    found = list(at)
+    left = budget * (1 - ROUNDING) - sum(float(c[k]) for c, k in zip(costs, found, strict=True))
+
+    def best_move(i: int) -> tuple[float, float, int]:
+        """(value that a tensor's best move saves for its cost, the cost, its point); 0 where none fits."""
+        more, less = costs[i] - costs[i][found[i]], values[i][found[i]] - values[i]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            worth = np.where((less > 0) & (more <= left), np.where(more > 0, less / more, np.inf), 0.0)
+        k = int(np.argmax(worth))
+        return float(worth[k]), float(more[k]), k
+
+    moves = [best_move(i) for i in range(len(found))]
+    while moves:
+        i = max(range(len(moves)), key=lambda i: moves[i][0])
+        worth, cost, k = moves[i]
+        if not worth > 0:
+            break
+        if cost <= left:  # else others have spent what it wanted
+            found[i], left = k, left - cost
+        moves[i] = best_move(i)
+    return found
 
 
 def bend(demand: Demand, points: Sequence[tuple[float, float]]) -> Demand:
@@ -206,10 +294,3 @@ def refine(curve: RateCurve) -> RateCurve:
     tiny = np.finfo(np.float64).tiny
     error = 2.0 ** np.interp(fine, x, np.log2(np.maximum(curve.error, tiny)))
     return RateCurve(2.0**fine, np.interp(fine, x, curve.bits), error)
-
-
-def cheapest(demand: Demand, fine: RateCurve, price: float) -> Share:
-    """The step with the least ``error + price * bits``."""
-    bits, error = demand.weights * fine.bits, demand.gain * fine.error
-    best = int(np.argmin(error + price * bits))
-    return Share(float(fine.step[best]), float(bits[best] + demand.overhead), float(error[best]))

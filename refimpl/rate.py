@@ -14,6 +14,8 @@ import numpy.typing as npt
 from refimpl.bands import Bands, code_length
 from refimpl.errors import InvalidArgument
 from refimpl.feedback import feed_back
+from refimpl.gptq import activation_order
+from refimpl.hessian import DAMPING, inverse_factor, output_error
 from refimpl.numerics import check_weight
 from refimpl.search import truncate_mantissa
 
@@ -21,6 +23,9 @@ LAST_CODE = 127
 CURVE_SAMPLE = 1 << 17  # weights that a curve looks at, whole rows
 CURVE_STEP = 0.25  # of log2(step): points of a curve
 FINEST, COARSEST = -7.0, 3.0  # log2(step / rms) at the ends of a curve
+DAMPINGS = (DAMPING, 0.1, 1.0, np.inf)  # of feedback; with the last there is none
+DAMPING_SAMPLE = 1 << 16  # weights that a choice of damping looks at, whole rows
+ALIKE = 1.02  # losses that differ by less say nothing
 LARGEST_PRICE = 20.0  # bits of a code that no sample had
 Matrix = npt.NDArray[np.float64]
 
@@ -149,6 +154,105 @@ def quantize_rate(
 
     settled, _ = feed_back(W, factor, decide)
     return np.rint(settled / step).astype(np.int8)
+
+
+def quantize_by_activity(
+    weight: npt.NDArray[np.floating],
+    hessian: Matrix,
+    step: float,
+    price: float = 0.0,
+    damping: float = DAMPING,
+    *,
+    scales: npt.NDArray[np.float32] | None = None,
+    in_order: bool = False,
+) -> npt.NDArray[np.int8]:
+    """Codes as of `quantize_rate`, the columns settled in the order of their inputs' activity, most active first.
+
+    The errors of those that count most then find the most columns to make up for them.
+
+    Parameters
+    ----------
+    weight : float, shape (out, in)
+    hessian : float64, shape (in, in)
+        Of the inputs.
+    step, price : float
+        See `quantize_rate`.
+    damping : float
+        See `refimpl.hessian.damped`; infinite: no feedback, every weight is rounded to nearest.
+    scales : float32, shape (1, in), optional
+        What the columns of the weight were divided by.
+    in_order : bool
+        Settle the columns from the first to the last.
+
+    Raises
+    ------
+    InvalidArgument
+        See `quantize_rate` and `refimpl.hessian.damped`.
+
+    Examples
+    --------
+    >>> H = np.array([[4.0, 2.0], [2.0, 2.0]])
+    >>> [quantize_by_activity(np.array([[0.4, 0.4]]), moment, 1.0).tolist() for moment in (H, H[::-1, ::-1])]
+    [[[0, 1]], [[1, 0]]]
+    """
+    if np.isinf(damping):
+        return quantize_rate(weight, None, step, price)
+    by_column = np.ones((1, len(hessian)), np.float32) if scales is None else scales
+    order = np.arange(len(hessian)) if in_order else activation_order(hessian * by_column**2)
+    factor = inverse_factor(hessian[np.ix_(order, order)], damping) / by_column[:, order]  # of the inputs times scales
+    codes = np.empty(weight.shape, np.int8)
+    codes[:, order] = quantize_rate(weight[:, order], factor, step, price)
+    return codes
+
+
+def losses_by_damping(
+    weight: npt.NDArray[np.floating], seen: Matrix, unseen: Matrix, step: float, price: float = 0.0
+) -> Matrix:
+    """What feedback with each of `DAMPINGS` loses on inputs that it did not see.
+
+    A second moment of few inputs has directions in which they happen not to vary. Feedback takes errors there for
+    free, and other inputs pay. Damping makes them count; with too little known, no feedback is best.
+
+    Parameters
+    ----------
+    weight : float, shape (out, in)
+        Some of its rows are looked at.
+    seen, unseen : float64, shape (in, in)
+        Second moments of two parts of the inputs.
+    step, price : float
+        See `quantize_rate`.
+
+    Returns
+    -------
+    float64, shape (4,)
+        `refimpl.hessian.output_error` on the unseen inputs.
+
+    References
+    ----------
+    M. Stone, "Cross-validatory choice and assessment of statistical predictions", 1974.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> W, X = rng.normal(size=(16, 64)), rng.normal(size=(4000, 64)) @ rng.normal(size=(64, 64))
+    >>> few, many, others = (X[a:b].T @ X[a:b] / (b - a) for a, b in ((0, 8), (0, 2000), (2000, 4000)))
+    >>> [least_damping(losses_by_damping(W, seen, others, 0.5)) for seen in (few, many)]
+    [inf, 0.01]
+    """
+    rows = np.asarray(weight)[:: max(1, -(-weight.size // DAMPING_SAMPLE))]
+    losses = [output_error(quantize_by_activity(rows, seen, step, price, d) * step - rows, unseen) for d in DAMPINGS]
+    return np.array(losses)
+
+
+def least_damping(losses: Matrix) -> float:
+    """The least of `DAMPINGS` whose loss is within 2 % of the best one.
+
+    Examples
+    --------
+    >>> least_damping(np.array([3.0, 1.01, 1.0, 2.0]))
+    0.1
+    """
+    return DAMPINGS[int(np.argmax(losses <= ALIKE * losses.min()))]
 
 
 def code_prices(codes: npt.NDArray[np.int8]) -> Matrix:

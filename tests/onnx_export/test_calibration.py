@@ -6,7 +6,18 @@ from onnx import TensorProto, helper
 from onnx_export_models import CONDITIONAL, net, normal, outputs_of, save, session
 from strategies import rng, seeds
 
-from onnx_export.calibration import BATCH, batches, check_samples, collect_statistics, combine, inputs_of, read_samples
+from onnx_export.calibration import (
+    BATCH,
+    ENOUGH,
+    HELD_BACK,
+    batches,
+    check_samples,
+    collect_statistics,
+    combine,
+    hold_back,
+    inputs_of,
+    read_samples,
+)
 from onnx_export.compress import compress
 from onnx_export.weights import Reader
 from refimpl.activations import ActivationStatistics
@@ -303,3 +314,60 @@ def test_samples_fit_the_inputs_of_a_session_that_is_gone():
     checked = check_samples(opened, samples)
     assert np.array_equal(check_samples(inputs, samples)["x"], checked["x"])
     assert [len(b["x"]) for b in batches(inputs, checked)] == [len(b["x"]) for b in batches(opened, checked)] == [6, 6]
+
+
+def opened(graph="(float[n, 4] x) => (float[n, 4] y) { y = Tanh(x) }"):
+    return session(net(graph))
+
+
+@given(count=st.integers(1, 300))
+def test_a_part_is_held_back_and_the_rest_calibrates(count):
+    x = np.arange(count, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
+    split = hold_back(opened(), {"x": x})
+    if count < ENOUGH:
+        assert split.held_back == 0
+        assert np.array_equal(split.fitted["x"], x)
+        assert np.array_equal(split.judged["x"], x)
+        assert "too few to hold some back" in split.words
+        return
+    assert split.held_back == len(split.judged["x"]) == min(count // 4, HELD_BACK)
+    assert sorted([*split.fitted["x"][:, 0], *split.judged["x"][:, 0]]) == list(range(count))
+    assert np.abs(np.diff(split.judged["x"][:, 0]) - count / split.held_back).max(initial=0) <= 1  # evenly spread
+    assert f"{split.held_back} of {count} calibration samples, held back" in split.words
+
+
+def test_equal_samples_stay_together():
+    random = rng(0)
+    x = random.standard_normal((12, 4)).astype(np.float32)[random.integers(0, 12, 100)]
+    split = hold_back(opened(), {"x": x})
+    parts = [{row.tobytes() for row in part["x"]} for part in (split.fitted, split.judged)]
+    assert parts[0] & parts[1] == set()
+    assert parts[0]
+    assert parts[1]
+    same = np.ones((100, 4), np.float32)
+    assert hold_back(opened(), {"x": same}).held_back == 0
+
+
+def test_whole_batches_are_held_back_if_their_size_is_fixed():
+    x = np.arange(53, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
+    one = opened("(float[5, 4] x) => (float[5, 4] y) { y = Tanh(x) }")
+    split = hold_back(one, {"x": x})
+    assert split.held_back == 10
+    for part in (split.fitted, split.judged):
+        assert len(part["x"]) % 5 == 0
+        assert all(row[0] % 5 == 0 and np.all(np.diff(row) == 1) for row in part["x"][:, 0].reshape(-1, 5))
+
+
+def test_inputs_of_one_run_stay_together():
+    graph = "(float[n, 4] x, float[] k, int64[n] i) => (float[n, 4] y) { y = Mul(x, k) }"
+    count = 40
+    x = np.arange(count, dtype=np.float32)[:, None] * np.ones((1, 4), np.float32)
+    split = hold_back(opened(graph), {"x": x, "k": np.float32(2), "i": np.arange(count)})
+    for part in (split.fitted, split.judged):
+        assert np.array_equal(part["x"][:, 0], part["i"])
+        assert part["k"] == 2
+
+
+def test_a_few_samples_make_two_batches():
+    assert [len(b["x"]) for b in batches(opened(), {"x": np.zeros((3, 4), np.float32)})] == [1, 1, 1]
+    assert [len(b["x"]) for b in batches(opened(), {"x": np.zeros((6, 4), np.float32)})] == [3, 3]

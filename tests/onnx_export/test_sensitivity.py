@@ -3,7 +3,7 @@ import pytest
 from onnx_export_models import NETS, as_constant_nodes, feeds_for, net, normal, outputs_of, session
 
 from onnx_export.probe import output_sqnr
-from onnx_export.sensitivity import Probe, overridable
+from onnx_export.sensitivity import Probe, overridable, ratio_of_sums
 from onnx_export.ties import find_ties
 from onnx_export.weights import find_constants
 
@@ -57,3 +57,25 @@ def test_outputs_that_say_nothing_have_no_error():
     constants, ties = parts(model)
     probe = Probe(model, constants, ties, [{"x": np.zeros((2, 64), np.float32)}])
     assert probe.error({"w": normal(64, 32, seed=1)}) is None
+
+
+def test_other_inputs_have_outputs_of_their_own():
+    model = NETS["deep"]()
+    constants, ties = parts(model)
+    first, second = ([feeds_for(session(model), seed=i) for i in seeds] for seeds in ((0, 1), (2, 3, 4)))
+    probe, new = Probe(model, constants, ties, first), {"w2": normal(96, 64, seed=2) + 0.1 * normal(96, 64, seed=9)}
+    before = probe.error(new)
+    other = probe.on(second)
+    assert other.error(new) == Probe(model, constants, ties, second).error(new) != before
+    assert probe.error(new) == before
+    assert other.bound(new) > other.error(new)
+
+
+def test_the_standard_error_is_how_far_a_ratio_of_sums_scatters():
+    rng = np.random.default_rng(0)
+    signal = rng.uniform(1, 3, size=(4000, 30))
+    noise = 0.1 * signal * rng.gamma(2.0, 0.5, size=signal.shape)
+    found = np.array([ratio_of_sums(n, s) for n, s in zip(noise, signal, strict=True)])
+    assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.1)
+    assert ratio_of_sums(np.ones(3), np.zeros(3)) is None
+    assert ratio_of_sums(np.ones(1), np.full(1, 4.0)) == (0.25, 0.0)

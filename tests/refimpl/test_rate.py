@@ -1,11 +1,22 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import rng, seeds
 
 from refimpl.errors import InvalidArgument
 from refimpl.hessian import inverse_factor, output_error, second_moment
-from refimpl.rate import LAST_CODE, code_prices, quantize_rate, rate_curve, stored_step
+from refimpl.rate import (
+    DAMPINGS,
+    LAST_CODE,
+    code_prices,
+    least_damping,
+    losses_by_damping,
+    quantize_by_activity,
+    quantize_rate,
+    rate_curve,
+    stored_step,
+)
 
 
 def layer(seed, rows=24, inputs=40, tokens=200):
@@ -95,3 +106,43 @@ def test_rare_codes_have_higher_prices():
     codes = np.array([[0] * 90 + [1] * 9 + [5]], np.int8)
     bits = code_prices(codes)
     assert bits[LAST_CODE] < bits[LAST_CODE + 1] < bits[LAST_CODE + 5] < bits[0]
+
+
+@settings(max_examples=20)
+@given(seeds, st.sampled_from(DAMPINGS))
+def test_by_activity_is_the_rate_quantizer_of_permuted_columns(seed, damping):
+    random = rng(seed)
+    X, W = random.normal(size=(40, 12)) * random.uniform(0.1, 3, 12), random.normal(size=(5, 12))
+    H = second_moment(X)
+    order = np.argsort(-np.diagonal(H), kind="stable")
+    codes = quantize_by_activity(W, H, 0.5, damping=damping)
+    factor = None if np.isinf(damping) else inverse_factor(H[np.ix_(order, order)], damping)
+    assert np.array_equal(codes[:, order], quantize_rate(W[:, order], factor, 0.5))
+    assert np.array_equal(
+        quantize_by_activity(W, H, 0.5, damping=damping, in_order=True),
+        quantize_rate(W, None if np.isinf(damping) else inverse_factor(H, damping), 0.5),
+    )
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(2, 60))
+def test_the_damping_chosen_is_best_on_the_unseen_half(seed, tokens):
+    random = rng(seed)
+    mix, W = random.normal(size=(24, 24)), random.normal(size=(8, 24))
+    seen, unseen = (second_moment(random.normal(size=(tokens, 24)) @ mix) for _ in range(2))
+    losses = losses_by_damping(W, seen, unseen, 0.5)
+    at = DAMPINGS.index(least_damping(losses))
+    for damping, loss in zip(DAMPINGS, losses, strict=True):
+        codes = quantize_by_activity(W, seen, 0.5, damping=damping)
+        assert np.isclose(loss, output_error(codes * 0.5 - W, unseen))
+    assert losses[at] <= 1.02 * losses.min()
+    assert (losses[:at] > 1.02 * losses.min()).all()
+
+
+def test_many_samples_want_little_damping_and_few_want_none_of_the_feedback():
+    random = rng(0)
+    mix, W = random.normal(size=(64, 64)), random.normal(size=(32, 64))
+    many, others = (second_moment(random.normal(size=(5000, 64)) @ mix) for _ in range(2))
+    few = second_moment(random.normal(size=(3, 64)) @ mix)
+    assert least_damping(losses_by_damping(W, many, others, 0.5)) == DAMPINGS[0]
+    assert least_damping(losses_by_damping(W, few, others, 0.5)) >= 1
