@@ -13,7 +13,7 @@ from codec.container import read_container
 from codec.kernels import NUMBA
 from codec.tensor import INTEGERS, Stored, load
 from refimpl import activations as act
-from refimpl import hessian, pruning, quantization, rate, scaling, schedule, sparsegpt
+from refimpl import hessian, pruning, quantization, rate, scaling, schedule, sparsegpt, targets
 from refimpl.allocation import Demand, allocate_bits, allocate_error
 from refimpl.errors import InvalidArgument
 from refimpl.feedback import feed_back
@@ -152,6 +152,10 @@ class Reference:
     def schedule(self, losses: Array, sizes: Array, sparsity: float) -> Array:
         """The sparsity of each layer."""
         return schedule.schedule(losses.tolist(), sizes.tolist(), sparsity)
+
+    def target_raises(self, errors: Array, sizes: Array, allowed: float, most: float) -> Array:
+        """How many dB each weight's target is raised."""
+        return targets.target_raises(errors.tolist(), sizes.tolist(), allowed, most)
 
     def rate_curve(self, weight: Array) -> Any:
         """(steps, bits, mean squared errors)."""

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,7 @@ from onnx_export.parallel import in_parallel
 from onnx_export.placement import Placement, place_scales, with_new_arrays
 from onnx_export.probe import (
     OUTPUT_SQNR_DB,
-    STEP_DB,
     TOLERANCE_DB,
-    TRIES,
-    WORTHWHILE,
     model_outputs,
     output_sqnr,
     probe_batches,
@@ -53,9 +51,10 @@ from onnx_export.probe import (
 )
 from onnx_export.progress import Progress
 from onnx_export.rate import Judge, compress_by_rate
-from onnx_export.recipes import RECIPES, RateSettings, WeightSettings, raise_targets
+from onnx_export.recipes import RECIPES, RateSettings, WeightSettings
 from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
 from onnx_export.runtime import open_session
+from onnx_export.targets import Coded, Try, meet_target, with_raises
 from onnx_export.tensors import (
     NOT_CALIBRATED,
     TOO_COARSE,
@@ -203,7 +202,7 @@ def made_up_notes(model: onnx.ModelProto, results: Results, ties: Mapping[str, T
     return notes
 
 
-def with_results(model: onnx.ModelProto, results: Results, ties: Mapping[str, Tie]) -> onnx.ModelProto:
+def with_results(model: onnx.ModelProto, results: Coded, ties: Mapping[str, Tie]) -> onnx.ModelProto:
     """A copy of a model with the weights that a decoder will see."""
     stored = {name: tensor for name, (tensor, call, _) in results.items() if call is not None}
     return with_weights(model, stored, {name: tie for name, tie in ties.items() if tie.source in stored})
@@ -263,43 +262,35 @@ def calibrated(
     if options.recipe.weights is None or not floats:
         return results, placement
 
-    def measure(results: Results) -> float | None:
+    def measure(results: Coded) -> float | None:
         return output_sqnr(before, model_outputs(with_results(model, results, ties), feeds))
 
     first = measure(results)
     if first is None:
         notes.append(NOT_COMPARED)
         return results, placement
-    # The best of all tries, a raise counted with what it costs.
-    best, best_sqnr, best_raise = results, first, 0.0
-    sqnr, raised = first, 0.0
-    for _ in range(0 if layers else TRIES):  # layers that were pruned to a share have no targets to raise
-        if sqnr >= OUTPUT_SQNR_DB - TOLERANCE_DB:
-            break
-        raised = raised + min(OUTPUT_SQNR_DB - sqnr, STEP_DB)
-        finer = replace(options, recipe=raise_targets(options.recipe, raised))
-        results = compress_constants(constants, statistics, finer, tell, placement)
-        sqnr = measure(results) or 0.0
-        if sqnr - WORTHWHILE * raised > best_sqnr - WORTHWHILE * best_raise:
-            best, best_sqnr, best_raise = results, sqnr, raised
-    how = f", layers' targets raised by {best_raise:.1f} dB for it" if best_raise else ""
-    if not layers and not options.recipe.quantizes_activations:
-        plain = compress_constants(constants, {}, uncalibrated(options), tell, placement)
-        plain_sqnr = measure(plain) or 0.0
-        missed = best_sqnr < OUTPUT_SQNR_DB - TOLERANCE_DB
-        if plain_sqnr > best_sqnr + TOLERANCE_DB and (missed or stored_bytes(plain) <= stored_bytes(best)):
-            best, best_sqnr = plain, plain_sqnr
-            how = ", with scales as without calibration: those by it keep less"
-    if np.isfinite(best_sqnr):
-        notes.append(f"the outputs keep {best_sqnr:.1f} dB on {split.words}{how}")
-    if best_sqnr < OUTPUT_SQNR_DB - TOLERANCE_DB:
+
+    def compress_with(options: Options) -> Results:
+        return compress_constants(constants, statistics, options, tell, placement)
+
+    def tries() -> Iterator[Try]:
+        yield Try(results, first, 0.0, "")
+        if layers:  # they have a share to be pruned and no target
+            return
+        seen, told = probe_batches(inputs, checked), partial(tell, "probe")
+        free = options.recipe.prune_budget == "layer" and not asked_to_prune(options)
+        finer = with_raises(model, constants, ties, seen, results, options, free, told)
+        yield from meet_target(compress_with, measure, finer)
+        if not options.recipe.quantizes_activations:
+            plain = compress_constants(constants, {}, uncalibrated(options), tell, placement)
+            yield Try(plain, measure(plain) or 0.0, 0.0, ", with scales as without calibration, which serve it better")
+
+    best = min(tries(), key=Try.rank)
+    if np.isfinite(best.sqnr):
+        notes.append(f"the outputs keep {best.sqnr:.1f} dB on {split.words}{best.how}")
+    if not best.reached:
         notes.append(f"WARNING: that is below {OUTPUT_SQNR_DB:.0f} dB; check the result, --exclude sensitive tensors")
-    return best, placement
-
-
-def stored_bytes(results: Results) -> int:
-    """Bytes of all results."""
-    return sum(line.stored_bytes for _, _, line in results.values())
+    return dict(best.results), placement
 
 
 def rated(
@@ -444,8 +435,9 @@ def compress_constant(
     if row_axis is not None:
         if statistics is not None:
             statistics = for_rows(statistics, array.shape, input_axis, row_axis)
-        return compress_weight(name, array, settings.kernel, statistics, input_axis, row_axis, options)
-    layer, row_scale = settings.table if is_table(constant) else settings.layer_of(name), placement.row_scales.get(name)
+        return compress_weight(name, array, settings.kernel_of(name), statistics, input_axis, row_axis, options)
+    layer = settings.table_of(name) if is_table(constant) else settings.layer_of(name)
+    row_scale = placement.row_scales.get(name)
     placed = placement.placed.get(name)
     if layer.activation_bits is not None and placed is None:  # what it reads could not be divided
         layer = replace(layer, exponents=(0.0,))

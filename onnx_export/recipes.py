@@ -29,10 +29,20 @@ class WeightSettings:
     table: LayerSettings  # Gather
     kernel: LayerSettings  # Conv, ConvTranspose
     shares: Mapping[str, float] = field(default_factory=dict)  # sparsity of layers that have one of their own
+    raises: Mapping[str, float] = field(default_factory=dict)  # dB by which a weight's target is raised
 
     def layer_of(self, name: str) -> LayerSettings:
         """Those of one matrix product."""
-        return replace(self.layer, sparsity=self.shares.get(name, self.layer.sparsity))
+        own = replace(self.layer, sparsity=self.shares.get(name, self.layer.sparsity))
+        return finer(own, self.raises.get(name, 0.0))
+
+    def table_of(self, name: str) -> LayerSettings:
+        """Those of one table."""
+        return finer(self.table, self.raises.get(name, 0.0))
+
+    def kernel_of(self, name: str) -> LayerSettings:
+        """Those of one convolution."""
+        return finer(self.kernel, self.raises.get(name, 0.0))
 
 
 @dataclass(frozen=True)
@@ -171,14 +181,15 @@ def raise_targets(chosen: Recipe, decibels: float) -> Recipe:
     >>> raise_targets(recipe("double"), 3.0).weights.layer.target_sqnr_db
     25.0
     """
-
-    def finer(layer: LayerSettings) -> LayerSettings:
-        if layer.target_sqnr_db is None:
-            return layer
-        return replace(layer, target_sqnr_db=layer.target_sqnr_db + decibels)
-
     weights = chosen.weights
     if weights is None:
         return chosen
-    layer, table, kernel = finer(weights.layer), finer(weights.table), finer(weights.kernel)
+    layer, table, kernel = (finer(part, decibels) for part in (weights.layer, weights.table, weights.kernel))
     return replace(chosen, weights=replace(weights, layer=layer, table=table, kernel=kernel))
+
+
+def finer(settings: LayerSettings, decibels: float) -> LayerSettings:
+    """Settings whose target, if there is one, is raised."""
+    if settings.target_sqnr_db is None:
+        return settings
+    return replace(settings, target_sqnr_db=settings.target_sqnr_db + decibels)

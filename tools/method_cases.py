@@ -30,6 +30,7 @@ def method_cases() -> Iterator[Draft]:
     yield from moments()
     yield from feedback()
     yield from schedules()
+    yield from raises()
     yield from rates()
     yield from allocation()
 
@@ -180,6 +181,26 @@ def shares() -> Iterator[tuple[str, dict[str, Any]]]:
     for sparsity in (0.0, 0.5, 0.75, 1.0):
         yield f"{sparsity:g}", {"sparsity": sparsity, "pattern": None}
     yield "2-of-4", {"sparsity": None, "pattern": "2:4"}
+
+
+def raises() -> Iterator[Draft]:
+    """Targets by what errors cost."""
+    errors, sizes = np.array([0.125, 0.01, 0.0, 0.003, 0.01]), np.array([100, 4096, 64, 16384, 8192], np.int64)
+    inputs: dict[str, Array | Drawn] = {"errors": errors, "sizes": sizes}
+    for name, allowed, most in (
+        ("halved", 0.0625, 20.0),
+        ("some-bounded", 0.005, 12.0),
+        ("none-may-change", 0.01, 0.0),
+    ):
+        yield Draft("target_raises", name, VALID, inputs, {"allowed": allowed, "most": most}, compare=SUMS)
+    for name, allowed in (("more-than-can-be", 1e6), ("less-than-can-be", 1e-9)):
+        yield Draft("target_raises", name, EDGE, inputs, {"allowed": allowed, "most": 12.0}, compare=SUMS)
+    nothing = {"errors": np.zeros(2), "sizes": np.array([1, 2], np.int64)}
+    yield Draft("target_raises", "nothing-seen", EDGE, nothing, {"allowed": 0.01, "most": 12.0}, compare=SUMS)
+    bad = {"errors": np.array([-1.0]), "sizes": np.array([1], np.int64)}
+    yield Draft("target_raises", "negative-error", REFUSED, bad, {"allowed": 0.01, "most": 12.0}, "InvalidArgument")
+    for name, allowed, most in (("nothing-allowed", 0.0, 12.0), ("negative-most", 0.01, -1.0)):
+        yield Draft("target_raises", name, REFUSED, inputs, {"allowed": allowed, "most": most}, "InvalidArgument")
 
 
 def schedules() -> Iterator[Draft]:
