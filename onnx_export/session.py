@@ -24,7 +24,7 @@ from onnx_export.functions import DOMAIN
 from onnx_export.integers import add_integers, integer_weight, read_layers
 from onnx_export.native.loader import decode_on_device, device_calls
 from onnx_export.outline import TensorFiles, outline
-from onnx_export.products import turn_products
+from onnx_export.products import multiply_symbols
 from onnx_export.rewrite import (
     MIXED,
     STREAMING,
@@ -121,7 +121,7 @@ def prepare_streaming(model: onnx.ModelProto, device: str, options: Any, native:
     if device == "cuda":
         call_for_each_reader(model)
         return True  # its large tensors go from the file to the device
-    return use_native(native) and turn_products(model) > 0
+    return use_native(native) and bool(multiply_symbols(model))
 
 
 def check_bands(model: onnx.ModelProto, bytes_of: TensorFiles) -> None:

@@ -25,6 +25,23 @@ static inline void write_line(uint8_t *out, const uint8_t *line) {
 }
 static void settle(void) { _mm_sfence(); }
 
+#define WIDTH 16
+#define ROWS_AT_ONCE 12
+#define MULTIPLY_ADD _mm512_fmadd_ps
+
+#define TANSOR_GATHER
+static inline void gather_words(const uint8_t *symbols, uint64_t stride, uint32_t columns, uint32_t *words) {
+    uint32_t j = 0;
+    const __m512i step = _mm512_set1_epi64((int64_t)(8 * stride));
+    const __m512i number = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
+    __m512i place = _mm512_mullo_epi64(number, _mm512_set1_epi64((int64_t)stride));
+    for (; j + 8 <= columns; j += 8, place = _mm512_add_epi64(place, step)) {
+        _mm256_storeu_si256((__m256i *)(words + j), _mm512_i64gather_epi32(place, symbols, 1));
+    }
+    for (; j < columns; j++) memcpy(&words[j], symbols + j * stride, 4);
+}
+
+#include "product.h"
 #include "tile.h"
 
 enum { WIDE = 16, HALF = LANES / WIDE / 2 };
@@ -90,7 +107,7 @@ static Mask step_group(const Steps *steps, Lanes *lanes, unsigned count, uint32_
     return count > LANES / 2 ? step_parts(steps, lanes, 2 * HALF, keep, row) : step_parts(steps, lanes, HALF, keep, row);
 }
 
-const Decoder avx512_decoder = {"avx512", decode_tile, write_placed, write_coded, settle};
+const Decoder avx512_decoder = {"avx512", decode_tile, write_placed, write_coded, multiply, settle};
 
 #if defined(__clang__)
 #pragma clang attribute pop

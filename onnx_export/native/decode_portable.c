@@ -1,4 +1,8 @@
 /* The decoder in plain C. */
+#define WIDTH 4
+#define ROWS_AT_ONCE 6
+#define MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))
+#include "product.h"
 #include "tile.h"
 
 static Mask step_group(const Steps *steps, Lanes *lanes, unsigned count, uint32_t keep, uint8_t row[ROW]) {
@@ -9,4 +13,4 @@ static Mask step_group(const Steps *steps, Lanes *lanes, unsigned count, uint32_
     return leaders;
 }
 
-const Decoder portable_decoder = {"portable", decode_tile, write_placed, write_coded, settle};
+const Decoder portable_decoder = {"portable", decode_tile, write_placed, write_coded, multiply, settle};

@@ -114,8 +114,7 @@ enum { AHEAD = 8 }; /* groups between fetching memory and using it */
 __attribute__((always_inline)) static inline void fetch_ahead(const Job *job, uint64_t unit, const uint8_t *words) {
     const Call *call = job->call;
     if (unit + ROW <= call->unit_count && !job->past_caches) {
-        uint64_t size = call->type == TYPE_FLOAT ? 4 : call->function->is_weight ? 2 : 1;
-        if (call->function->packed) size *= 2;
+        uint64_t size = size_of(call) * (call->function->packed ? 2 : 1);
         const uint8_t *row = (const uint8_t *)job->out + unit * size;
         for (uint64_t at = 0; at < ROW * size; at += LINE) __builtin_prefetch(row + at, 1);
     }

@@ -168,6 +168,10 @@ static inline bool write_integers(const Job *job, uint64_t at, const uint8_t *sy
 static inline bool write_symbols(const Job *job, uint64_t at, const uint8_t *symbols, uint64_t count) {
     const Call *call = job->call;
     bool in_range = true;
+    if (gives_symbols(call)) {
+        memcpy((uint8_t *)job->out + at, symbols, count);
+        return true;
+    }
     while (count) {
         Run zero_run = run_at(&call->zero_point, at);
         Run scale_run = call->function->is_weight ? run_at(&call->scale, at) : zero_run;
