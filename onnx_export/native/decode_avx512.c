@@ -30,15 +30,11 @@ static void settle(void) { _mm_sfence(); }
 #define MULTIPLY_ADD _mm512_fmadd_ps
 
 #define TANSOR_GATHER
-static inline void gather_words(const uint8_t *symbols, uint64_t stride, uint32_t columns, uint32_t *words) {
-    uint32_t j = 0;
-    const __m512i step = _mm512_set1_epi64((int64_t)(8 * stride));
-    const __m512i number = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
-    __m512i place = _mm512_mullo_epi64(number, _mm512_set1_epi64((int64_t)stride));
-    for (; j + 8 <= columns; j += 8, place = _mm512_add_epi64(place, step)) {
-        _mm256_storeu_si256((__m256i *)(words + j), _mm512_i64gather_epi32(place, symbols, 1));
-    }
-    for (; j < columns; j++) memcpy(&words[j], symbols + j * stride, 4);
+typedef int32_t Integers __attribute__((vector_size(64), aligned(4)));
+static inline Integers gather_words(const uint8_t *symbols, uint64_t stride) {
+    __m512i place = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi64((int64_t)stride));
+    __m256i low = _mm512_i64gather_epi32(place, symbols, 1), high = _mm512_i64gather_epi32(place, symbols + 8 * stride, 1);
+    return (Integers)_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
 #include "product.h"

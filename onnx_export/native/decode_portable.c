@@ -1,4 +1,9 @@
 /* The decoder in plain C. */
+/* Products may be fused with the sums they go into where the processor does that; values are differences times scales,
+ * which cannot be. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("fp-contract=fast")
+#endif
 #define WIDTH 4
 #define ROWS_AT_ONCE 6
 #define MULTIPLY_ADD(a, b, c) ((a) * (b) + (c))

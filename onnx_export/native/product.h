@@ -11,10 +11,13 @@
 #include "tansor.h"
 #include "values.h"
 
-enum { DEPTH = 256, PANEL = 2 * WIDTH, PANELS = BLOCK_COLUMNS / PANEL, VECTORS = BLOCK_COLUMNS / WIDTH };
+enum { PANEL = 2 * WIDTH, PANELS = BLOCK_COLUMNS / PANEL };
+enum { DEPTH = 256, FEW_ROWS = 16, FEW_DEPTH = 64 }; /* for few rows a whole block stays in the first cache */
 
 typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
+#if !defined(TANSOR_GATHER)
 typedef int32_t Integers __attribute__((vector_size(4 * WIDTH), aligned(4)));
+#endif
 
 /* Floats of a part of W: panels side by side, each row by row. A panel stays in the first cache while rows of X pass. */
 typedef struct {
@@ -30,70 +33,84 @@ typedef struct {
  * Symbols to floats: the same numbers as in values.h
  */
 
-/* Those of row k and the columns from n on. */
-static inline void read_numbers(const Product *p, uint64_t k, uint64_t n, uint32_t columns, Numbers *numbers) {
+/* Those of row k and `count` columns from n + j on, of which the last ones may not be there. */
+__attribute__((always_inline)) static inline void read_numbers(const Product *p, uint64_t k, uint64_t n, uint32_t j,
+                                                               uint32_t count, Numbers *numbers) {
     const Strides *scale = &p->scale, *zero = &p->zero_point;
-    const unaligned_float *scales = (const unaligned_float *)scale->data + k * scale->row + n * scale->column;
-    const uint8_t *zeros = (const uint8_t *)zero->data + k * zero->row + n * zero->column;
-    uint32_t count = scale->column ? columns : 1, zero_count = zero->column ? columns : 1;
-    for (uint32_t j = 0; j < count; j++) numbers->scale[j] = scales[j * scale->column];
-    for (uint32_t j = count; j < BLOCK_COLUMNS; j++) numbers->scale[j] = scales[0];
-    for (uint32_t j = 0; j < zero_count; j++) numbers->zero[j] = zeros[j * zero->column];
-    for (uint32_t j = zero_count; j < BLOCK_COLUMNS; j++) numbers->zero[j] = zeros[0];
+    const unaligned_float *scales = (const unaligned_float *)scale->data + k * scale->row;
+    const uint8_t *zeros = (const uint8_t *)zero->data + k * zero->row;
+    float one_scale = scales[0], one_zero = zeros[0];
+    for (uint32_t i = j; i < j + count; i++) numbers->scale[i] = one_scale;
+    for (uint32_t i = j; i < j + count; i++) numbers->zero[i] = one_zero;
+    uint32_t there = (uint32_t)least(j + count, p->columns - n);
+    for (uint32_t i = j; scale->column && i < there; i++) numbers->scale[i] = scales[(n + i) * scale->column];
+    for (uint32_t i = j; zero->column && i < there; i++) numbers->zero[i] = zeros[(n + i) * zero->column];
 }
 
-/* A row from one byte of each word. */
-__attribute__((always_inline)) static inline void dequantize(const uint32_t words[BLOCK_COLUMNS], unsigned byte,
-                                                             const Numbers *numbers, uint32_t row, Block *block) {
-#pragma GCC unroll 16
-    for (unsigned v = 0; v < VECTORS; v++) {
-        Integers symbols = *(const Integers *)(words + WIDTH * v) >> (int)(8 * byte) & 255;
-        Vector zero = *(const Vector *)(numbers->zero + WIDTH * v), scale = *(const Vector *)(numbers->scale + WIDTH * v);
-        float *place = block->values[v / 2] + row * PANEL + v % 2 * WIDTH;
-        *(Vector *)place = (__builtin_convertvector(symbols, Vector) - zero) * scale;
-    }
+/* A vector of a row. */
+__attribute__((always_inline)) static inline void dequantize(Integers symbols, const Numbers *numbers, uint32_t column,
+                                                             float *place) {
+    Vector zero = *(const Vector *)(numbers->zero + column), scale = *(const Vector *)(numbers->scale + column);
+    *(Vector *)place = (__builtin_convertvector(symbols, Vector) - zero) * scale;
+}
+
+static inline float *place_in(Block *block, uint32_t row, uint32_t column) {
+    return block->values[column / PANEL] + row * PANEL + column % PANEL;
 }
 
 /* W lies as it is multiplied, [depth, columns]. */
 static void fill_straight(const Product *p, uint64_t k, uint32_t depth, uint64_t n, uint32_t columns, Block *block) {
     Numbers numbers;
-    uint32_t words[BLOCK_COLUMNS] __attribute__((aligned(64)));
+    int32_t wide[BLOCK_COLUMNS] __attribute__((aligned(64)));
     uint8_t edge[BLOCK_COLUMNS] = {0};
     for (uint32_t i = 0; i < depth; i++) {
         const uint8_t *symbols = p->symbols + (k + i) * p->columns + n;
         if (columns < BLOCK_COLUMNS) symbols = memcpy(edge, symbols, columns);
-        for (uint32_t j = 0; j < BLOCK_COLUMNS; j++) words[j] = symbols[j];
-        if (i == 0 || p->scale.row || p->zero_point.row) read_numbers(p, k + i, n, columns, &numbers);
-        dequantize(words, 0, &numbers, i, block);
+        for (uint32_t j = 0; j < BLOCK_COLUMNS; j++) wide[j] = symbols[j];
+        if (i == 0 || p->scale.row || p->zero_point.row) read_numbers(p, k + i, n, 0, BLOCK_COLUMNS, &numbers);
+#pragma GCC unroll 16
+        for (uint32_t j = 0; j < BLOCK_COLUMNS; j += WIDTH) {
+            dequantize(*(const Integers *)(wide + j), &numbers, j, place_in(block, i, j));
+        }
     }
 }
 
 #if !defined(TANSOR_GATHER) /* an instruction set that gathers says how */
 /* Four bytes of each of some columns, which lie `stride` bytes apart. */
-static inline void gather_words(const uint8_t *symbols, uint64_t stride, uint32_t columns, uint32_t *words) {
-    for (uint32_t j = 0; j < columns; j++) memcpy(&words[j], symbols + j * stride, 4);
+static inline Integers gather_words(const uint8_t *symbols, uint64_t stride) {
+    int32_t words[WIDTH];
+    for (uint32_t j = 0; j < WIDTH; j++) memcpy(&words[j], symbols + j * stride, 4);
+    return *(const Integers *)words;
 }
 #endif
 
-/* W lies as [columns, depth]: four symbols of a column at a time become four of its rows. */
+/* The same where a vector's columns are not all there, or not all four bytes. */
+static inline Integers gather_edge(const uint8_t *symbols, uint64_t stride, uint32_t columns, uint32_t bytes) {
+    int32_t words[WIDTH] = {0};
+    for (uint32_t j = 0; j < columns; j++) memcpy(&words[j], symbols + j * stride, bytes);
+    return *(const Integers *)words;
+}
+
+/* W lies as [columns, depth]: four symbols of a column at a time become four of its rows. A line of each column is used
+ * up before the next: columns may lie so far apart that they share their places in the first cache. */
 static void fill_turned(const Product *p, uint64_t k, uint32_t depth, uint64_t n, uint32_t columns, Block *block) {
     Numbers numbers;
-    uint32_t words[BLOCK_COLUMNS] __attribute__((aligned(64))) = {0};
-    bool is_even = !p->scale.row && !p->zero_point.row;
-    read_numbers(p, k, n, columns, &numbers);
-    for (uint32_t i = 0; i < depth; i += 4) {
-        const uint8_t *symbols = p->symbols + n * p->depth + k + i;
-        uint32_t rows = (uint32_t)least(4, depth - i);
-        if (rows == 4) gather_words(symbols, p->depth, columns, words);
-        else for (uint32_t j = 0; j < columns; j++) memcpy(&words[j], symbols + j * p->depth, rows);
-        if (rows == 4 && is_even) {
+    bool changes = p->scale.row || p->zero_point.row;
+    read_numbers(p, k, n, 0, BLOCK_COLUMNS, &numbers);
+    for (uint32_t line = 0; line < depth; line += LINE) {
+        for (uint32_t j = 0; j < columns; j += WIDTH) {
+            const uint8_t *symbols = p->symbols + (n + j) * p->depth + k;
+            for (uint32_t i = line; i < line + LINE && i < depth; i += 4) {
+                uint32_t rows = (uint32_t)least(4, depth - i);
+                bool is_whole = j + WIDTH <= columns && rows == 4;
+                Integers words = is_whole ? gather_words(symbols + i, p->depth)
+                                          : gather_edge(symbols + i, p->depth, (uint32_t)least(WIDTH, columns - j), rows);
 #pragma GCC unroll 4
-            for (uint32_t row = 0; row < 4; row++) dequantize(words, row, &numbers, i + row, block);
-            continue;
-        }
-        for (uint32_t row = 0; row < rows; row++) {
-            read_numbers(p, k + i + row, n, columns, &numbers);
-            dequantize(words, row, &numbers, i + row, block);
+                for (uint32_t row = 0; row < 4; row++) {
+                    if (changes && row < rows) read_numbers(p, k + i + row, n, j, WIDTH, &numbers);
+                    dequantize(words >> (int)(8 * row) & 255, &numbers, j, place_in(block, i + row, j));
+                }
+            }
         }
     }
 }
@@ -171,8 +188,9 @@ static void multiply(const Product *p, uint64_t first_row, uint64_t last_row, ui
     Block block;
     uint32_t columns = (uint32_t)least(BLOCK_COLUMNS, p->columns - n);
     begin_sums(p, first_row, last_row, n, columns);
-    for (uint64_t k = 0; k < p->depth; k += DEPTH) {
-        uint32_t depth = (uint32_t)least(DEPTH, p->depth - k);
+    uint64_t step = last_row - first_row < FEW_ROWS ? FEW_DEPTH : DEPTH;
+    for (uint64_t k = 0; k < p->depth; k += step) {
+        uint32_t depth = (uint32_t)least(step, p->depth - k);
         if (p->is_turned) fill_turned(p, k, depth, n, columns, &block);
         else fill_straight(p, k, depth, n, columns, &block);
         for (uint32_t j = 0; j < columns; j += PANEL) {
