@@ -3,8 +3,6 @@
 
 #include "kernel.h"
 
-enum { BLOCK_ROWS = 192 }; /* of X that a block of W is multiplied with: they stay in the second cache */
-
 const Function product_function = {"MatMul", RAW, false, false, false, 5, {FACTOR, SYMBOLS, SCALE, ZERO_POINT, BIAS}};
 
 typedef struct {

@@ -119,15 +119,14 @@ static void fill_turned(const Product *p, uint64_t k, uint32_t depth, uint64_t n
  * The product
  */
 
-/* Some rows of X, a constant for the compiler, times a panel; sums go on from what is in y. */
+/* Some rows of X, a constant for the compiler, times a panel; sums go on from what they are. */
 __attribute__((always_inline)) static inline void multiply_rows(const float *x, uint64_t x_row, const float *panel,
-                                                                uint32_t depth, float *y, uint64_t y_row,
-                                                                const int rows) {
+                                                                uint32_t depth, float *sums, const int rows) {
     Vector sum[ROWS_AT_ONCE][2];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
-        sum[r][0] = *(const Vector *)(y + (uint64_t)r * y_row);
-        sum[r][1] = *(const Vector *)(y + (uint64_t)r * y_row + WIDTH);
+        sum[r][0] = *(const Vector *)(sums + BLOCK_COLUMNS * r);
+        sum[r][1] = *(const Vector *)(sums + BLOCK_COLUMNS * r + WIDTH);
     }
     for (uint32_t i = 0; i < depth; i++, panel += PANEL) {
         Vector low = *(const Vector *)panel, high = *(const Vector *)(panel + WIDTH);
@@ -140,16 +139,16 @@ __attribute__((always_inline)) static inline void multiply_rows(const float *x, 
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
-        *(Vector *)(y + (uint64_t)r * y_row) = sum[r][0];
-        *(Vector *)(y + (uint64_t)r * y_row + WIDTH) = sum[r][1];
+        *(Vector *)(sums + BLOCK_COLUMNS * r) = sum[r][0];
+        *(Vector *)(sums + BLOCK_COLUMNS * r + WIDTH) = sum[r][1];
     }
 }
 
-static void multiply_some(const float *x, uint64_t x_row, const float *panel, uint32_t depth, float *y, uint64_t y_row,
+__attribute__((noinline)) static void multiply_some(const float *x, uint64_t x_row, const float *panel, uint32_t depth, float *sums,
                           uint64_t rows) {
 #define CASE(n)                                                                                                        \
     case n:                                                                                                            \
-        multiply_rows(x, x_row, panel, depth, y, y_row, (n) < ROWS_AT_ONCE ? (n) : ROWS_AT_ONCE);                      \
+        multiply_rows(x, x_row, panel, depth, sums, (n) < ROWS_AT_ONCE ? (n) : ROWS_AT_ONCE);                          \
         break;
     switch (rows) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
@@ -157,46 +156,29 @@ static void multiply_some(const float *x, uint64_t x_row, const float *panel, ui
 #undef CASE
 }
 
-/* Rows of X times a panel, which may have fewer columns than fit. */
-static void multiply_panel(const Product *p, const float *panel, uint64_t k, uint32_t depth, uint64_t n,
-                           uint32_t columns, uint64_t first_row, uint64_t last_row) {
-    for (uint64_t m = first_row; m < last_row; m += ROWS_AT_ONCE) {
-        uint64_t rows = least(ROWS_AT_ONCE, last_row - m);
-        const float *x = p->x + m * p->depth + k;
-        float *y = p->y + m * p->columns + n;
-        if (columns == PANEL) {
-            multiply_some(x, p->depth, panel, depth, y, p->columns, rows);
-            continue;
-        }
-        float edge[ROWS_AT_ONCE * PANEL] = {0};
-        for (uint64_t r = 0; r < rows; r++) memcpy(edge + r * PANEL, y + r * p->columns, columns * sizeof *y);
-        multiply_some(x, p->depth, panel, depth, edge, PANEL, rows);
-        for (uint64_t r = 0; r < rows; r++) memcpy(y + r * p->columns, edge + r * PANEL, columns * sizeof *y);
-    }
-}
-
-static void begin_sums(const Product *p, uint64_t first_row, uint64_t last_row, uint64_t n, uint32_t columns) {
-    for (uint64_t m = first_row; m < last_row; m++) {
-        float *y = p->y + m * p->columns + n;
-        if (p->bias) memcpy(y, p->bias + n, columns * sizeof *y);
-        else memset(y, 0, columns * sizeof *y);
-    }
-}
-
-/* Rows of Y in the columns from n on. */
+/* Rows of Y in the columns from n on. They are summed side by side: in Y they may lie so far apart that they share their
+ * places in the caches. */
 static void multiply(const Product *p, uint64_t first_row, uint64_t last_row, uint64_t n) {
     Block block;
+    float sums[BLOCK_ROWS * BLOCK_COLUMNS] __attribute__((aligned(64)));
+    uint64_t rows = last_row - first_row, step = rows < FEW_ROWS ? FEW_DEPTH : DEPTH;
     uint32_t columns = (uint32_t)least(BLOCK_COLUMNS, p->columns - n);
-    begin_sums(p, first_row, last_row, n, columns);
-    uint64_t step = last_row - first_row < FEW_ROWS ? FEW_DEPTH : DEPTH;
+    memset(sums, 0, rows * BLOCK_COLUMNS * sizeof *sums);
+    for (uint64_t m = 0; p->bias && m < rows; m++) memcpy(sums + m * BLOCK_COLUMNS, p->bias + n, columns * sizeof *sums);
     for (uint64_t k = 0; k < p->depth; k += step) {
         uint32_t depth = (uint32_t)least(step, p->depth - k);
         if (p->is_turned) fill_turned(p, k, depth, n, columns, &block);
         else fill_straight(p, k, depth, n, columns, &block);
         for (uint32_t j = 0; j < columns; j += PANEL) {
-            uint32_t here = (uint32_t)least(PANEL, columns - j);
-            multiply_panel(p, block.values[j / PANEL], k, depth, n + j, here, first_row, last_row);
+            for (uint64_t m = 0; m < rows; m += ROWS_AT_ONCE) {
+                const float *x = p->x + (first_row + m) * p->depth + k;
+                multiply_some(x, p->depth, block.values[j / PANEL], depth, sums + m * BLOCK_COLUMNS + j,
+                              least(ROWS_AT_ONCE, rows - m));
+            }
         }
+    }
+    for (uint64_t m = 0; m < rows; m++) {
+        memcpy(p->y + (first_row + m) * p->columns + n, sums + m * BLOCK_COLUMNS, columns * sizeof *sums);
     }
 }
 

@@ -161,7 +161,8 @@ typedef struct {
     bool is_turned;
 } Product;
 
-enum { BLOCK_COLUMNS = 64 }; /* of Y that are computed together: a line of symbols of W */
+/* Of Y that are computed together: columns are a line of symbols of W, rows of X stay in the second cache. */
+enum { BLOCK_ROWS = 192, BLOCK_COLUMNS = 64 };
 
 /* One instruction set's code. All report damage that shows only in decoding: false. */
 typedef struct {
