@@ -181,15 +181,16 @@ def loading_cases(
         width=used / raw,
         buffers=BUFFERS,
     )
-    plain = replace(work, raw_bytes=ready, ratio=1.0, fraction=0.0, width=1.0, compute_seconds=profile.plain_seconds)
+    plain = Workload(ready, 1.0, 0.0, profile.plain_seconds, max(1, ready // max(c.ready_bytes for c in tensors)),
+                     buffers=BUFFERS)  # fmt: skip
     farther = {"host": (math.inf, speeds["link"]), "disk": (0.0, speeds["disk"])}
     cases = []
     for place, (host_bytes, speed) in farther.items():
         if speed is None:
             continue
-        machine = Machine(work.buffer_bytes, host_bytes, speeds["link"] or math.inf, speeds["disk"] or math.inf,
-                          max(coded, 1.0) / decode)  # fmt: skip
         for name, kept in (("plain", plain), ("compressed", work)):
+            machine = Machine(kept.buffer_bytes, host_bytes, speeds["link"] or math.inf, speeds["disk"] or math.inf,
+                              max(coded, 1.0) / decode)  # fmt: skip
             cases.append({
                 "batch": profile.setup.batch, "case": f"{name}, from {place}", "seconds": stages(kept, machine).serial,
                 "measured_seconds": None, "bytes": device_bytes(kept, machine), "measured_bytes": None,

@@ -30,11 +30,10 @@ static void settle(void) { _mm_sfence(); }
 #define MULTIPLY_ADD _mm512_fmadd_ps
 
 #define TANSOR_GATHER
-typedef int32_t Integers __attribute__((vector_size(64), aligned(4)));
-static inline Integers gather_words(const uint8_t *symbols, uint64_t stride) {
+static inline __m512i gather_words(const uint8_t *symbols, uint64_t stride) {
     __m512i place = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi64((int64_t)stride));
     __m256i low = _mm512_i64gather_epi32(place, symbols, 1), high = _mm512_i64gather_epi32(place, symbols + 8 * stride, 1);
-    return (Integers)_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
 #include "product.h"

@@ -14,10 +14,8 @@
 enum { PANEL = 2 * WIDTH, PANELS = BLOCK_COLUMNS / PANEL };
 enum { DEPTH = 256, FEW_ROWS = 16, FEW_DEPTH = 64 }; /* for few rows a whole block stays in the first cache */
 
-typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
-#if !defined(TANSOR_GATHER)
-typedef int32_t Integers __attribute__((vector_size(4 * WIDTH), aligned(4)));
-#endif
+typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+typedef int32_t Integers __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
 /* Floats of a part of W: panels side by side, each row by row. A panel stays in the first cache while rows of X pass. */
 typedef struct {
@@ -103,7 +101,7 @@ static void fill_turned(const Product *p, uint64_t k, uint32_t depth, uint64_t n
             for (uint32_t i = line; i < line + LINE && i < depth; i += 4) {
                 uint32_t rows = (uint32_t)least(4, depth - i);
                 bool is_whole = j + WIDTH <= columns && rows == 4;
-                Integers words = is_whole ? gather_words(symbols + i, p->depth)
+                Integers words = is_whole ? (Integers)gather_words(symbols + i, p->depth)
                                           : gather_edge(symbols + i, p->depth, (uint32_t)least(WIDTH, columns - j), rows);
 #pragma GCC unroll 4
                 for (uint32_t row = 0; row < 4; row++) {
