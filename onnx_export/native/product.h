@@ -176,7 +176,10 @@ static void multiply(const Product *p, uint64_t first_row, uint64_t last_row, ui
         }
     }
     for (uint64_t m = 0; m < rows; m++) {
-        memcpy(p->y + (first_row + m) * p->columns + n, sums + m * BLOCK_COLUMNS, columns * sizeof *sums);
+        float *y = p->y + (first_row + m) * p->columns + n;
+        const float *row = sums + m * BLOCK_COLUMNS;
+        if (columns == BLOCK_COLUMNS) memcpy(y, row, sizeof *row * BLOCK_COLUMNS); /* by vectors: the size is known */
+        else memcpy(y, row, sizeof *row * columns);
     }
 }
 
