@@ -8,14 +8,19 @@ const Function product_function = {"MatMul", RAW, false, false, false, 5, {FACTO
 typedef struct {
     const Product *product;
     const Decoder *decoder;
-    uint64_t column_blocks;
+    uint64_t column_blocks, rows; /* of a task */
 } Work;
+
+/* A part of W becomes floats once for all rows of a task, if it is as one block: then more rows are worth it. */
+static uint64_t rows_together(const Product *product) {
+    return product->depth <= BLOCK_DEPTH ? 4 * BLOCK_ROWS : BLOCK_ROWS;
+}
 
 /* Neighbouring tasks read the same rows of X. */
 static void run_block(void *data, size_t index) {
     const Work *work = data;
-    uint64_t first = index / work->column_blocks * BLOCK_ROWS;
-    uint64_t last = least(first + BLOCK_ROWS, work->product->rows);
+    uint64_t first = index / work->column_blocks * work->rows;
+    uint64_t last = least(first + work->rows, work->product->rows);
     work->decoder->multiply(work->product, first, last, index % work->column_blocks * BLOCK_COLUMNS);
 }
 
@@ -85,8 +90,8 @@ OrtStatus *compute_product(void *data, OrtKernelContext *context) {
     shape[rank - 1] = (int64_t)product.columns;
     status = new_output(kernel, context, TYPE_FLOAT, shape, rank, &y);
     product.y = y;
-    Work work = {&product, choose_decoder(), ceil_div(product.columns, BLOCK_COLUMNS)};
-    uint64_t blocks = work.column_blocks * ceil_div(product.rows, BLOCK_ROWS);
+    Work work = {&product, choose_decoder(), ceil_div(product.columns, BLOCK_COLUMNS), rows_together(&product)};
+    uint64_t blocks = work.column_blocks * ceil_div(product.rows, work.rows);
     if (status || blocks == 0) return status;
     return kernel->api->KernelContext_ParallelFor(context, run_block, blocks, 0, &work);
 }

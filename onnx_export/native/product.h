@@ -12,14 +12,14 @@
 #include "values.h"
 
 enum { PANEL = 2 * WIDTH, PANELS = BLOCK_COLUMNS / PANEL };
-enum { DEPTH = 256, FEW_ROWS = 16, FEW_DEPTH = 64 }; /* for few rows a whole block stays in the first cache */
+enum { FEW_ROWS = 16, FEW_DEPTH = 64 }; /* for few rows of X a whole block stays in the first cache */
 
 typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
 
 /* Floats of a part of W: panels side by side, each row by row. A panel stays in the first cache while rows of X pass. */
 typedef struct {
-    float values[PANELS][DEPTH * PANEL];
+    float values[PANELS][BLOCK_DEPTH * PANEL];
 } __attribute__((aligned(64))) Block;
 
 /* What turns the symbols of a row into floats. */
@@ -154,32 +154,49 @@ __attribute__((noinline)) static void multiply_some(const float *x, uint64_t x_r
 #undef CASE
 }
 
+static void begin_sums(const Product *p, uint64_t rows, uint64_t n, uint32_t columns, float *sums) {
+    memset(sums, 0, rows * BLOCK_COLUMNS * sizeof *sums);
+    for (uint64_t m = 0; p->bias && m < rows; m++) memcpy(sums + m * BLOCK_COLUMNS, p->bias + n, columns * sizeof *sums);
+}
+
+static void multiply_block(const float *x, uint64_t x_row, const Block *block, uint32_t depth, uint32_t columns,
+                           uint64_t rows, float *sums) {
+    for (uint32_t j = 0; j < columns; j += PANEL) {
+        for (uint64_t m = 0; m < rows; m += ROWS_AT_ONCE) {
+            multiply_some(x + m * x_row, x_row, block->values[j / PANEL], depth, sums + m * BLOCK_COLUMNS + j,
+                          least(ROWS_AT_ONCE, rows - m));
+        }
+    }
+}
+
+static void write_sums(const Product *p, uint64_t first, uint64_t rows, uint64_t n, uint32_t columns, const float *sums) {
+    for (uint64_t m = 0; m < rows; m++) {
+        float *y = p->y + (first + m) * p->columns + n;
+        const float *row = sums + m * BLOCK_COLUMNS;
+        if (columns == BLOCK_COLUMNS) memcpy(y, row, sizeof *row * BLOCK_COLUMNS); /* by vectors: the size is known */
+        else memcpy(y, row, sizeof *row * columns);
+    }
+}
+
 /* Rows of Y in the columns from n on. They are summed side by side: in Y they may lie so far apart that they share their
  * places in the caches. */
 static void multiply(const Product *p, uint64_t first_row, uint64_t last_row, uint64_t n) {
     Block block;
     float sums[BLOCK_ROWS * BLOCK_COLUMNS] __attribute__((aligned(64)));
-    uint64_t rows = last_row - first_row, step = rows < FEW_ROWS ? FEW_DEPTH : DEPTH;
+    uint64_t step = last_row - first_row < FEW_ROWS ? FEW_DEPTH : BLOCK_DEPTH;
+    uint64_t together = p->depth <= step ? 4 * ROWS_AT_ONCE : BLOCK_ROWS; /* one block does for all rows: sums stay near */
     uint32_t columns = (uint32_t)least(BLOCK_COLUMNS, p->columns - n);
-    memset(sums, 0, rows * BLOCK_COLUMNS * sizeof *sums);
-    for (uint64_t m = 0; p->bias && m < rows; m++) memcpy(sums + m * BLOCK_COLUMNS, p->bias + n, columns * sizeof *sums);
-    for (uint64_t k = 0; k < p->depth; k += step) {
-        uint32_t depth = (uint32_t)least(step, p->depth - k);
-        if (p->is_turned) fill_turned(p, k, depth, n, columns, &block);
-        else fill_straight(p, k, depth, n, columns, &block);
-        for (uint32_t j = 0; j < columns; j += PANEL) {
-            for (uint64_t m = 0; m < rows; m += ROWS_AT_ONCE) {
-                const float *x = p->x + (first_row + m) * p->depth + k;
-                multiply_some(x, p->depth, block.values[j / PANEL], depth, sums + m * BLOCK_COLUMNS + j,
-                              least(ROWS_AT_ONCE, rows - m));
+    for (uint64_t first = first_row; first < last_row; first += together) {
+        uint64_t rows = least(together, last_row - first);
+        begin_sums(p, rows, n, columns, sums);
+        for (uint64_t k = 0; k < p->depth; k += step) {
+            uint32_t depth = (uint32_t)least(step, p->depth - k);
+            if (first == first_row || p->depth > step) {
+                (p->is_turned ? fill_turned : fill_straight)(p, k, depth, n, columns, &block);
             }
+            multiply_block(p->x + first * p->depth + k, p->depth, &block, depth, columns, rows, sums);
         }
-    }
-    for (uint64_t m = 0; m < rows; m++) {
-        float *y = p->y + (first_row + m) * p->columns + n;
-        const float *row = sums + m * BLOCK_COLUMNS;
-        if (columns == BLOCK_COLUMNS) memcpy(y, row, sizeof *row * BLOCK_COLUMNS); /* by vectors: the size is known */
-        else memcpy(y, row, sizeof *row * columns);
+        write_sums(p, first, rows, n, columns, sums);
     }
 }
 

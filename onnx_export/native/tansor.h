@@ -161,8 +161,9 @@ typedef struct {
     bool is_turned;
 } Product;
 
-/* Of Y that are computed together: columns are a line of symbols of W, rows of X stay in the second cache. */
-enum { BLOCK_ROWS = 192, BLOCK_COLUMNS = 64 };
+/* What is computed together: columns of Y are a line of symbols of W; rows of X stay in the second cache; so many rows
+ * of W become floats at a time. */
+enum { BLOCK_COLUMNS = 64, BLOCK_ROWS = 192, BLOCK_DEPTH = 256 };
 
 /* One instruction set's code. All report damage that shows only in decoding: false. */
 typedef struct {
