@@ -2,13 +2,17 @@
 
     python benchmarks/native.py [--device cuda] [--model COMPRESSED.onnx] [--json FILE]
     python benchmarks/native.py --whole-model COMPRESSED.onnx [--json FILE]
+    python benchmarks/native.py --products [--json FILE]
 
 On the CPU with one thread, times are those of the thread that decodes: what else the machine does hardly counts. All
 other times are wall-clock times. Medians of several runs; what is compared takes turns. The second form measures
-nothing but a language model on the CPU, streaming against resident: both run the same weights.
+nothing but a language model on the CPU, streaming against resident: both run the same weights. The third measures
+single products on one thread: ONNX Runtime's with a constant weight, which it packs while loading, and with one that
+it is given in each run, as decoded weights are; and the library's with symbols. All weights lie in the caches.
 """
 
 import argparse
+import itertools
 import json
 import platform
 import subprocess
@@ -30,6 +34,7 @@ from onnx_export.calls import read_calls, write_call
 from onnx_export.files import read_model
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 from onnx_export.measure import Setup, call_model, run_of, seconds_of
+from onnx_export.products import SYMBOLS_DOMAIN, multiply_symbols
 from onnx_export.runtime import open_session
 from onnx_export.session import load_session
 
@@ -37,6 +42,7 @@ SIZE = 4096
 SOURCES = {"int8": (6.0, 128, 255), "int4": (1.3, 8, 15)}  # standard deviation, zero point, largest symbol
 LAYERS, WIDTH, BATCHES = 4, 2048, (1, 8, 64)
 LENGTHS = (1, 16)  # tokens of a sequence
+PRODUCTS, PRODUCT_ROWS = ((512, 512), (512, 2048), (2048, 512), (512, 8192)), (1, 8, 64, 1024)
 MEMORY_SCRIPT = """
 import sys
 from functools import partial
@@ -60,9 +66,13 @@ def main():
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--model", type=Path, help="a compressed model to measure the memory of")
     parser.add_argument("--whole-model", type=Path, help="a compressed language model to measure the latency of")
+    parser.add_argument("--products", action="store_true", help="measure single products on the CPU")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     ort.set_default_logger_severity(3)
+    if options.products:
+        write({"environment": environment("cpu"), "products": products()}, options.json)
+        return
     if options.whole_model:
         result = {"environment": environment("cpu"), "whole model": whole_model(options.whole_model)}
         write(result, options.json)
@@ -155,6 +165,8 @@ def layers(device):
     dtype = "float16" if device == "cuda" else "float32"
     stored = [tensor("int4", "gpu", dtype, WIDTH, seed) for seed in range(LAYERS)]
     models = {"plain": plain_model(stored, dtype), "streaming": streaming_model(stored, dtype)}
+    if device == "cpu":
+        multiply_symbols(models["streaming"])
     sessions = {name: open_with(model, device, 1) for name, model in models.items()}
     setup = Setup(device, threads=1, repeats=15)
     rows = []
@@ -193,6 +205,47 @@ def streaming_model(stored, dtype):
     bodies = functions({c.node.op_type for c in calls}, 21)
     imports = [helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
     return chain([c.node for c in calls], [t for c in calls for t in c.inputs], dtype, info, bodies, imports)
+
+
+# A product
+
+
+def products():
+    """Billions of operations a second of one product, by its sizes, how W lies and the rows of X."""
+    table = []
+    for (depth, columns), turned, rows in itertools.product(PRODUCTS, (False, True), PRODUCT_ROWS):
+        tasks = {name: product(name, rows, depth, columns, turned) for name in ("constant", "given", "symbols")}
+        taken = seconds_of(tasks, Setup("cpu", threads=1, repeats=9))
+        speeds = {name: 2e-9 * rows * depth * columns / seconds for name, seconds in taken.items()}
+        lies = "columns, depth" if turned else "depth, columns"
+        table.append({"depth": depth, "columns": columns, "W lies as": lies, "rows of X": rows} | speeds)
+    return table
+
+
+def product(name, rows, depth, columns, turned):
+    """A run of one product; W is a constant, an input, or an input of symbols."""
+    random = np.random.default_rng(0)
+    shape = (columns, depth) if turned else (depth, columns)
+    symbols, scale, zero = random.integers(0, 256, shape, np.uint8), np.float32([0.01]), np.uint8([128])
+    arrays = {"x": random.standard_normal((rows, depth)).astype(np.float32)}
+    given = {"s": scale, "z": zero, "w": symbols if name == "symbols" else (symbols - np.float32(128)) * scale}
+    node = helper.make_node("MatMul", ["x", "w", "s", "z"], ["y"], domain=SYMBOLS_DOMAIN, transB=int(turned))
+    if name != "symbols":
+        node = helper.make_node("Gemm", ["x", "w"], ["y"], transB=int(turned))
+    if name != "constant":
+        arrays["w"] = given.pop("w")
+    code = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.uint8): TensorProto.UINT8}
+    ends = [helper.make_tensor_value_info(n, code[a.dtype], a.shape) for n, a in arrays.items()]
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, columns])
+    tensors = [numpy_helper.from_array(a, n) for n, a in given.items() if n in node.input]
+    graph = helper.make_graph([node], "product", ends, [y], tensors)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(SYMBOLS_DOMAIN, 1)]
+    session = open_with(helper.make_model(graph, opset_imports=opsets, ir_version=10), "cpu", 1)
+    binding = session.io_binding()
+    for n, a in arrays.items():
+        binding.bind_ortvalue_input(n, ort.OrtValue.ortvalue_from_numpy(a))
+    binding.bind_ortvalue_output("y", ort.OrtValue.ortvalue_from_numpy(np.zeros((rows, columns), np.float32)))
+    return run_of(session, binding)
 
 
 # A whole model
@@ -243,7 +296,7 @@ def memory(path):
 def show(result):
     """Tables, then the machine."""
     console = Console(width=160)
-    for title in ("decoding", "layers", "memory", "whole model"):
+    for title in ("decoding", "layers", "products", "memory", "whole model"):
         rows = result.get(title)
         if not rows:
             continue

@@ -138,7 +138,7 @@ def predict(
         for mode in modes:
             chosen = {name: None if name in kept[mode] else f for name, f in fractions.items()}
             held = sum(c.ready_bytes if c.name in kept[mode] else sizes[c.name] for c in profile.tensors)
-            buffers = sum(sorted(c.ready_bytes for c in profile.tensors if c.name not in kept[mode])[-BUFFERS:])
+            buffers = sum(sorted(c.buffer_bytes for c in profile.tensors if c.name not in kept[mode])[-BUFFERS:])
             cases.append({
                 "batch": setup.batch, "case": mode, "seconds": profile.predict(chosen),
                 "measured_seconds": seconds[mode], "bytes": held + buffers, "measured_bytes": memory[mode],
@@ -168,6 +168,7 @@ def loading_cases(
     """Nothing but buffers in device memory: all weights come from the host or from disk in each run, in series."""
     tensors = profile.tensors
     raw, ready = sum(c.elements for c in tensors), sum(c.ready_bytes for c in tensors)
+    used = sum(c.buffer_bytes for c in tensors)
     coded = sum(f * c.elements for c in tensors if (f := fractions[c.name]))
     streaming = profile.predict(dict.fromkeys(fractions, 0.0))
     decode = max(profile.predict(dict(fractions)) - streaming, 1e-12)
@@ -176,19 +177,20 @@ def loading_cases(
         ratio=max(1.0, coded / max(stored - (raw - coded), 1.0)) if coded else 1.0,
         fraction=coded / raw,
         compute_seconds=streaming,
-        layers=max(1, ready // max(c.ready_bytes for c in tensors)),
-        width=ready / raw,
+        layers=max(1, used // max(c.buffer_bytes for c in tensors)),
+        width=used / raw,
         buffers=BUFFERS,
     )
-    plain = replace(work, raw_bytes=ready, ratio=1.0, fraction=0.0, width=1.0, compute_seconds=profile.plain_seconds)
+    plain = Workload(ready, 1.0, 0.0, profile.plain_seconds, max(1, ready // max(c.ready_bytes for c in tensors)),
+                     buffers=BUFFERS)  # fmt: skip
     farther = {"host": (math.inf, speeds["link"]), "disk": (0.0, speeds["disk"])}
     cases = []
     for place, (host_bytes, speed) in farther.items():
         if speed is None:
             continue
-        machine = Machine(work.buffer_bytes, host_bytes, speeds["link"] or math.inf, speeds["disk"] or math.inf,
-                          max(coded, 1.0) / decode)  # fmt: skip
         for name, kept in (("plain", plain), ("compressed", work)):
+            machine = Machine(kept.buffer_bytes, host_bytes, speeds["link"] or math.inf, speeds["disk"] or math.inf,
+                              max(coded, 1.0) / decode)  # fmt: skip
             cases.append({
                 "batch": profile.setup.batch, "case": f"{name}, from {place}", "seconds": stages(kept, machine).serial,
                 "measured_seconds": None, "bytes": device_bytes(kept, machine), "measured_bytes": None,

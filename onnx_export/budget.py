@@ -7,9 +7,10 @@ decoded once while loading: full memory, no time at all. The time of a run is
     plain + sum over tensors that are not resident (streaming + f decoding)
 
 ``plain``      a run with all weights decoded; measured in place
-``streaming``  what a weight costs that is made at each use, coded as little as can be: dequantizing it, and what ONNX
-               Runtime does once for constants (packing for matrix products, folding of transposes) and now in each run.
-               Measured in place for all tensors together, shared out by what each takes to decode alone
+``streaming``  what a weight costs that is made at each use, coded as little as can be: dequantizing it, and products
+               with it that are others than those with constants. It is negative where symbols, of a byte each, come
+               from memory faster than floats. Measured in place for all tensors together, shared out by what each takes
+               to decode alone
 ``decoding``   the further time when all of it is coded; measured for each kind and shape of tensor, alone
 
 Of all choices within the time, `refimpl.throughput.choose_ways` finds the one with the least memory.
@@ -17,7 +18,7 @@ Specification: docs/spec/throughput.md, "In a model".
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ class Costs:
     coded_bytes: int
     least_seconds: float  # to decode, alone
     coded_seconds: float
+    stays_symbols: bool = False  # when it streams: what reads it takes symbols
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes that it takes when it streams, while it is used."""
+        return self.elements if self.stays_symbols else self.ready_bytes
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Profile:
     def streaming_seconds(self, costs: Costs) -> float:
         """What a tensor adds to a run when it streams with its least fraction."""
         alone = sum(c.least_seconds for c in self.tensors)
-        return max(self.least_seconds - self.plain_seconds, 0.0) * costs.least_seconds / alone
+        return (self.least_seconds - self.plain_seconds) * costs.least_seconds / alone
 
     def seconds(self, costs: Costs, fraction: float) -> float:
         """What a tensor adds to a run when it streams."""
@@ -145,23 +152,30 @@ def measure(
     for name, stored in calls:
         with naming(name):
             ends[name] = range_of(stored, profile)
-    costs = known or decoding_costs(ends, setup, tell)
     plain = bound_run(open_session(with_constants(model), setup.device, setup.options()), setup)
-    low = with_tensors(model, {name: low for name, (_, low, _) in ends.items()})
-    least = bound_run(open_session(low, setup.device, setup.options()), setup)
+    low, options = with_tensors(model, {name: low for name, (_, low, _) in ends.items()}), setup.options()
+    symbols = prepare_streaming(low, setup.device, options, None)
+    least = bound_run(open_session(low, setup.device, options), setup)
+    costs = known or decoding_costs(ends, symbols, setup, tell)
     taken = seconds_of({"plain": plain, "least": least}, setup)
     tell("measure", 1, 1)
     return Profile(setup, taken["plain"], taken["least"], costs)
 
 
-def decoding_costs(ends: Mapping[str, Ends], setup: Setup, tell: Progress) -> tuple[Costs, ...]:
-    """What tensors take to decode alone; one of each kind and shape is measured."""
+def decoding_costs(
+    ends: Mapping[str, Ends], symbols: Collection[str], setup: Setup, tell: Progress
+) -> tuple[Costs, ...]:
+    """What tensors take to decode alone, some of them to symbols; one of each kind and shape is measured."""
     seconds: dict[tuple[Any, ...], tuple[float, float]] = {}
-    for i, both in enumerate(ends.values()):
-        if kind_of(*both) not in seconds:
-            seconds[kind_of(*both)] = decode_seconds(both, setup)
+    costs = []
+    for i, (name, both) in enumerate(ends.items()):
+        stays = name in symbols
+        kind = (stays, *kind_of(*both))
+        if kind not in seconds:
+            seconds[kind] = decode_seconds(both, stays, setup)
+        costs.append(replace(costs_of(name, both, seconds[kind]), stays_symbols=stays))
         tell("measure", i, len(ends) + 1)
-    return tuple(costs_of(name, both, seconds[kind_of(*both)]) for name, both in ends.items())
+    return tuple(costs)
 
 
 def range_of(stored: StoredTensor, profile: str) -> Ends:
@@ -198,9 +212,12 @@ def kind_of(least: int, low: StoredTensor, coded: StoredTensor) -> tuple[Any, ..
     return least, *blocks, classes, coded.dtype, coded.shape, None if coded.scale is None else coded.scale.shape
 
 
-def decode_seconds(ends: Ends, setup: Setup) -> tuple[float, float]:
+def decode_seconds(ends: Ends, stays_symbols: bool, setup: Setup) -> tuple[float, float]:
     """Seconds to decode a tensor alone: coded as little as can be, and as much."""
-    tasks = {str(i): decoding("w", s.shape, s.dtype, write_call("w", s), setup) for i, s in enumerate(ends[1:])}
+    tasks = {
+        str(i): decoding("w", s.shape, s.dtype, write_call("w", s), setup, symbols=stays_symbols)
+        for i, s in enumerate(ends[1:])
+    }
     taken = seconds_of(tasks, setup)
     return taken["0"], taken["1"]
 
@@ -300,7 +317,7 @@ def plan_of(profile: Profile, budget: float, picked: Mapping[str, int]) -> Plan:
     }
     streamed = [c for c in profile.tensors if c.name not in resident]
     held = sum(ways_of(c, profile)[picked[c.name]].bytes for c in profile.tensors)
-    buffers = sum(sorted(c.ready_bytes for c in streamed)[-BUFFERS:])
+    buffers = sum(sorted(c.buffer_bytes for c in streamed)[-BUFFERS:])
     return Plan(
         budget,
         fractions,

@@ -25,6 +25,7 @@ from onnx_export.calls import ELEMENT_TYPES as CODES
 from onnx_export.calls import Call
 from onnx_export.files import first_line
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
+from onnx_export.products import SYMBOLS_DOMAIN, symbols_call
 from onnx_export.runtime import ELEMENT_TYPES, onnxruntime, open_session
 from refimpl.errors import ExportError, InvalidArgument
 
@@ -150,11 +151,16 @@ def run_of(session: Any, binding: Any) -> Task:
     return run
 
 
-def decoding(name: str, shape: tuple[int, ...], dtype: str, call: Call, setup: Setup) -> Task:
-    """One call in a session of its own, again and again into the same memory."""
-    session = open_session(call_model(name, shape, dtype, call), setup.device, setup.options())
+def decoding(name: str, shape: tuple[int, ...], dtype: str, call: Call, setup: Setup, *, symbols: bool = False) -> Task:
+    """One call in a session of its own, again and again into the same memory; the values, or the symbols."""
+    model = call_model(name, shape, dtype, call)
+    if symbols:
+        give_symbols(model)
+    session = open_session(model, setup.device, setup.options())
     binding = session.io_binding()
-    element = {"tensor(float16)": np.float16, "tensor(float)": np.float32}.get(session.get_outputs()[0].type)
+    element = {"tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(uint8)": np.uint8}.get(
+        session.get_outputs()[0].type
+    )
     if element is None:  # ONNX Runtime makes no array of 4-bit and bfloat16 values for us
         binding.bind_output(name, setup.device)
     else:
@@ -170,6 +176,15 @@ def call_model(name: str, shape: tuple[int, ...], dtype: str, call: Call) -> onn
     imports = [helper.make_opsetid("", 21), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
     bodies = functions([call.node.op_type], 21)
     return helper.make_model(graph, opset_imports=imports, ir_version=10, functions=bodies)
+
+
+def give_symbols(model: onnx.ModelProto) -> None:
+    """Let a call that is a model's only node give its symbols, in place."""
+    graph = model.graph
+    call = symbols_call(graph.node[0], graph.output[0].name)
+    graph.node[0].CopyFrom(call)
+    graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    model.opset_import.append(helper.make_opsetid(SYMBOLS_DOMAIN, 1))
 
 
 # The machine

@@ -24,7 +24,7 @@ from onnx_export.functions import DOMAIN
 from onnx_export.integers import add_integers, integer_weight, read_layers
 from onnx_export.native.loader import decode_on_device, device_calls
 from onnx_export.outline import TensorFiles, outline
-from onnx_export.products import turn_products
+from onnx_export.products import multiply_symbols
 from onnx_export.rewrite import (
     MIXED,
     STREAMING,
@@ -109,19 +109,20 @@ def open_streaming(model: onnx.ModelProto, path: Path, device: str, options: Any
     ``model`` is the outline of the file, here and in `open_resident`; it may be changed.
     """
     check_bands(model, TensorFiles(path.parent))
-    if not prepare_streaming(model, device, options, native):
+    exchanged = prepare_streaming(model, device, options, native)
+    if device != "cuda" and not exchanged:
         return open_session(str(path), device, options, native=native)
     options.add_session_config_entry(FOLDER_OF_TENSORS, str(path.parent.resolve()))
     return open_session(model, device, options, native=native)
 
 
-def prepare_streaming(model: onnx.ModelProto, device: str, options: Any, native: bool | None) -> bool:
-    """Fit a model, in place, and options to weights that are decoded at each use; whether to open it, not its file."""
+def prepare_streaming(model: onnx.ModelProto, device: str, options: Any, native: bool | None) -> set[str]:
+    """Fit a model, in place, and options to weights that are decoded at each use; names of those that stay symbols."""
     options.enable_mem_pattern = False  # plans one block for all of a run beside what the first run has taken
     if device == "cuda":
         call_for_each_reader(model)
-        return True  # its large tensors go from the file to the device
-    return use_native(native) and turn_products(model) > 0
+        return set()
+    return multiply_symbols(model) if use_native(native) else set()
 
 
 def check_bands(model: onnx.ModelProto, bytes_of: TensorFiles) -> None:

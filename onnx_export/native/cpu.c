@@ -124,9 +124,9 @@ static OrtStatus *run_work(const Kernel *kernel, OrtKernelContext *context, Work
 
 static OrtStatus *decode(const Kernel *kernel, OrtKernelContext *context, const Call *call, const Model *model,
                          const Tiles *tiles) {
-    bool past_caches = call->function->is_weight && call->count >= CACHED_BYTES / (call->type == TYPE_FLOAT ? 4 : 2);
+    bool past_caches = size_of(call) > 1 && call->count >= CACHED_BYTES / size_of(call);
     Work work = {.job = {call, model, tiles, NULL, past_caches}, .decoder = choose_decoder()};
-    OrtStatus *status = new_output(kernel, context, call, &work.job.out);
+    OrtStatus *status = new_output(kernel, context, call->type, call->shape, call->rank, &work.job.out);
     if (status || call->count == 0) return status;
     if (call->type == TYPE_INT4 || call->type == TYPE_UINT4) { /* the half byte that may be left over */
         ((uint8_t *)work.job.out)[(call->count - 1) / 2] = 0;
@@ -140,12 +140,18 @@ static OrtStatus *decode(const Kernel *kernel, OrtKernelContext *context, const 
  * The kernel
  */
 
+static Failure read_own_call(const Kernel *kernel, const Tensor inputs[ROLES], Call *call) {
+    Failure failure = read_call(kernel->function, inputs, kernel->type, call);
+    if (kernel->gives_symbols) call->type = TYPE_UINT8;
+    return failure;
+}
+
 /* All checks, and what is derived from a stream. */
 static Failure prepare(const Kernel *kernel, const Tensor inputs[ROLES], Call *call, Model *model, Tiles *tiles) {
     const Function *function = kernel->function;
     tiles->begin = NULL;
     Failure failure = check_stored(kernel, inputs);
-    if (!failure) failure = read_call(function, inputs, kernel->type, call);
+    if (!failure) failure = read_own_call(kernel, inputs, call);
     if (failure || function->mode == RAW || function->mode == CONSTANT) return failure;
     failure = make_model(&call->stream, model);
     if (failure) return failure;
@@ -190,7 +196,7 @@ OrtStatus *compute_on_cpu(void *data, OrtKernelContext *context) {
     if (!kernel->is_prepared || kernel->prepared_words != inputs[STREAM].data) {
         return compute_anew(kernel, context, inputs);
     }
-    status = refuse(kernel, ORT_INVALID_GRAPH, read_call(kernel->function, inputs, kernel->type, &call));
+    status = refuse(kernel, ORT_INVALID_GRAPH, read_own_call(kernel, inputs, &call));
     return status ? status : decode(kernel, context, &call, &kernel->model, &kernel->tiles);
 }
 

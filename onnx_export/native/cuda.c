@@ -417,7 +417,7 @@ OrtStatus *create_cuda_kernel(const OrtCustomOp *op, const OrtApi *api, const Or
 
 static OrtStatus *run_on(const Kernel *kernel, Device *device, OrtKernelContext *context, void *queue) {
     void *out = NULL;
-    OrtStatus *status = new_output(kernel, context, &device->call, &out);
+    OrtStatus *status = new_output(kernel, context, device->call.type, device->call.shape, device->call.rank, &out);
     if (status || device->call.count == 0) return status;
     Failure failure = enter(device->gpu);
     if (failure) return refuse(kernel, ORT_EP_FAIL, failure);

@@ -1,9 +1,9 @@
 /* The decoder on AVX2: eight lanes to a register. */
 #if defined(__x86_64__)
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,bmi2,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,bmi2,f16c,fma"))), apply_to = function)
 #else
-#pragma GCC target("avx2,bmi2,f16c")
+#pragma GCC target("avx2,bmi2,f16c,fma")
 #endif
 #include <immintrin.h>
 
@@ -26,6 +26,10 @@ static inline void write_line(uint8_t *out, const uint8_t *line) {
 }
 static void settle(void) { _mm_sfence(); }
 
+#define WIDTH 8
+#define ROWS_AT_ONCE 6
+#define MULTIPLY_ADD _mm256_fmadd_ps
+#include "product.h"
 #include "tile.h"
 
 enum { WIDE = 8 };
@@ -85,7 +89,7 @@ static Mask step_group(const Steps *steps, Lanes *lanes, unsigned count, uint32_
     return met;
 }
 
-const Decoder avx2_decoder = {"avx2", decode_tile, write_placed, write_coded, settle};
+const Decoder avx2_decoder = {"avx2", decode_tile, write_placed, write_coded, multiply, settle};
 
 #if defined(__clang__)
 #pragma clang attribute pop

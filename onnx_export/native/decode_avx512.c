@@ -25,6 +25,18 @@ static inline void write_line(uint8_t *out, const uint8_t *line) {
 }
 static void settle(void) { _mm_sfence(); }
 
+#define WIDTH 16
+#define ROWS_AT_ONCE 12
+#define MULTIPLY_ADD _mm512_fmadd_ps
+
+#define TANSOR_GATHER
+static inline __m512i gather_words(const uint8_t *symbols, uint64_t stride) {
+    __m512i place = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi64((int64_t)stride));
+    __m256i low = _mm512_i64gather_epi32(place, symbols, 1), high = _mm512_i64gather_epi32(place, symbols + 8 * stride, 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+#include "product.h"
 #include "tile.h"
 
 enum { WIDE = 16, HALF = LANES / WIDE / 2 };
@@ -90,7 +102,7 @@ static Mask step_group(const Steps *steps, Lanes *lanes, unsigned count, uint32_
     return count > LANES / 2 ? step_parts(steps, lanes, 2 * HALF, keep, row) : step_parts(steps, lanes, HALF, keep, row);
 }
 
-const Decoder avx512_decoder = {"avx512", decode_tile, write_placed, write_coded, settle};
+const Decoder avx512_decoder = {"avx512", decode_tile, write_placed, write_coded, multiply, settle};
 
 #if defined(__clang__)
 #pragma clang attribute pop

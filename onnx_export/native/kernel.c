@@ -41,13 +41,20 @@ static void read_name(Kernel *kernel, const OrtKernelInfo *info) {
     kernel->name[0] = 0;
 }
 
-OrtStatus *new_kernel(const Operator *operator, const OrtKernelInfo *info, Kernel **kernel) {
+OrtStatus *new_named_kernel(const Operator *operator, const OrtKernelInfo *info, Kernel **kernel) {
     *kernel = calloc(1, sizeof **kernel);
     if (!*kernel) return operator->api->CreateStatus(ORT_FAIL, "ai.tansor: not enough memory for a kernel");
     (*kernel)->function = operator->function;
     (*kernel)->api = operator->api;
     read_name(*kernel, info);
-    OrtStatus *status = refuse(*kernel, ORT_INVALID_GRAPH, read_attributes(*kernel, info));
+    return NULL;
+}
+
+OrtStatus *new_kernel(const Operator *operator, const OrtKernelInfo *info, Kernel **kernel) {
+    OrtStatus *status = new_named_kernel(operator, info, kernel);
+    if (status) return status;
+    (*kernel)->gives_symbols = operator->function->is_weight && operator->result_type == TYPE_UINT8;
+    status = refuse(*kernel, ORT_INVALID_GRAPH, read_attributes(*kernel, info));
     if (status) free(*kernel);
     return status;
 }
@@ -108,8 +115,10 @@ OrtStatus *constant_inputs(const Kernel *kernel, const OrtKernelInfo *info, Tens
 }
 
 OrtStatus *given_inputs(const Kernel *kernel, const OrtKernelContext *context, Tensor inputs[ROLES]) {
-    OrtStatus *status = NULL;
-    for (size_t i = 0; i < kernel->function->input_count && !status; i++) {
+    size_t count = 0;
+    OrtStatus *status = kernel->api->KernelContext_GetInputCount(context, &count);
+    count = (size_t)least(count, kernel->function->input_count); /* the last one may be left out */
+    for (size_t i = 0; i < count && !status; i++) {
         const OrtValue *value = NULL;
         status = kernel->api->KernelContext_GetInput(context, i, &value);
         if (!status && !value) return refuse(kernel, ORT_INVALID_GRAPH, "Corrupt: an input is missing");
@@ -118,14 +127,15 @@ OrtStatus *given_inputs(const Kernel *kernel, const OrtKernelContext *context, T
     return status;
 }
 
-OrtStatus *new_output(const Kernel *kernel, OrtKernelContext *context, const Call *call, void **out) {
+OrtStatus *new_output(const Kernel *kernel, OrtKernelContext *context, int type, const int64_t *shape, size_t rank,
+                      void **out) {
     OrtValue *value = NULL;
     Tensor tensor;
-    OrtStatus *status = kernel->api->KernelContext_GetOutput(context, 0, call->shape, call->rank, &value);
+    OrtStatus *status = kernel->api->KernelContext_GetOutput(context, 0, shape, rank, &value);
     if (!status && !value) return refuse(kernel, ORT_INVALID_GRAPH, "Corrupt: the call has no output");
     if (!status) status = read_tensor(kernel->api, value, &tensor);
     if (status) return status;
-    if (tensor.type != call->type) return refuse(kernel, ORT_INVALID_GRAPH, "Corrupt: the graph declares another type");
+    if (tensor.type != type) return refuse(kernel, ORT_INVALID_GRAPH, "Corrupt: the graph declares another type");
     *out = (void *)tensor.data;
     return NULL;
 }

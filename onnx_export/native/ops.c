@@ -56,12 +56,14 @@ static int get_input_type(const OrtCustomOp *op, size_t index) {
     case STREAM: return TYPE_UINT16;
     case COUNTS: return ((const Operator *)op)->counts_type;
     case LAYOUT: case CHUNKS: case SHAPE: return TYPE_INT64;
-    case SCALE: return TYPE_FLOAT;
+    case SCALE: case FACTOR: case BIAS: return TYPE_FLOAT;
     default: return TYPE_UINT8;
     }
 }
 
-static int get_input_option(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_REQUIRED; }
+static int get_input_option(const OrtCustomOp *op, size_t index) {
+    return role_of(op, index) == BIAS ? ORT_OPTIONAL : ORT_REQUIRED;
+}
 
 /* An output of any type may not be required: ONNX Runtime would look for its type at an input of any type. As an
  * optional one it has the type that the graph declares. */
@@ -97,7 +99,7 @@ static Operator make_operator(const OrtApi *api, const Function *function, int c
  * the first one that fits its inputs says what is known of a call's type. */
 static const int RESULTS[] = {TYPE_ANY, TYPE_INT4, TYPE_UINT4};
 static const int COUNTS_TYPES[] = {TYPE_UINT8, TYPE_UINT16};
-enum { MAX_OPERATORS = FUNCTION_COUNT * 2 * 2 * 3 };
+enum { MAX_OPERATORS = FUNCTION_COUNT * 2 * 2 * 3, MAX_SYMBOL_OPERATORS = FUNCTION_COUNT * 2 + 1 };
 
 static bool has_stream(const Function *function) { return function->mode == CODED || function->mode == PARTIAL; }
 
@@ -116,19 +118,41 @@ static OrtStatus *add_operators(const OrtApi *api, OrtCustomOpDomain *domain, Op
     return NULL;
 }
 
+/* On the CPU alone, in a domain that no file names: the functions of weights, giving symbols, and what multiplies these. */
+static OrtStatus *add_symbol_operators(const OrtApi *api, OrtCustomOpDomain *domain, Operator *operators) {
+    Operator *next = operators;
+    for (size_t i = 0; i < 2 * FUNCTION_COUNT; i++) { /* both types of counts */
+        const Function *function = &FUNCTIONS[i / 2];
+        if (!function->is_weight || (!has_stream(function) && i % 2)) continue;
+        *next++ = make_operator(api, function, COUNTS_TYPES[i % 2], TYPE_UINT8, false);
+    }
+    *next = make_operator(api, &product_function, TYPE_ANY, TYPE_FLOAT, false);
+    next->callbacks.CreateKernelV2 = create_product;
+    next->callbacks.KernelComputeV2 = compute_product;
+    OrtStatus *status = NULL;
+    for (Operator *each = operators; each <= next && !status; each++) {
+        status = api->CustomOpDomain_Add(domain, &each->callbacks);
+    }
+    return status;
+}
+
 /* Operators live as long as the process: sessions may end in any order. */
 #if defined(__GNUC__)
 __attribute__((visibility("default")))
 #endif
 OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
-    static Operator operators[MAX_OPERATORS];
-    static OrtCustomOpDomain *domain;
+    static Operator operators[MAX_OPERATORS], symbol_operators[MAX_SYMBOL_OPERATORS];
+    static OrtCustomOpDomain *domain, *symbol_domain;
     const OrtApi *api = base->GetApi(ORT_API_VERSION);
     if (!api) return base->GetApi(1)->CreateStatus(ORT_FAIL, "ai.tansor: ONNX Runtime is older than 1.20");
+    OrtStatus *status = NULL;
     if (!domain) {
-        OrtStatus *status = api->CreateCustomOpDomain("ai.tansor", &domain);
+        status = api->CreateCustomOpDomain("ai.tansor", &domain);
         if (!status) status = add_operators(api, domain, operators);
+        if (!status) status = api->CreateCustomOpDomain("ai.tansor.symbols", &symbol_domain);
+        if (!status) status = add_symbol_operators(api, symbol_domain, symbol_operators);
         if (status) return status;
     }
-    return api->AddCustomOpDomain(options, domain);
+    status = api->AddCustomOpDomain(options, domain);
+    return status ? status : api->AddCustomOpDomain(options, symbol_domain);
 }

@@ -5,8 +5,10 @@
  *     model.c     state table and classes                           docs/spec/tans.md, "State tables", "Classes"
  *     tile.h      lanes to symbols to values, 128 lanes side by side; compiled by decode_*.c for each instruction set
  *     values.h    symbols to values
+ *     product.h   symbols to values that are multiplied at once
  *     kernel.c    what ONNX Runtime gives a kernel
  *     cpu.c       the kernel for processors
+ *     product.c   the kernel of products with symbols, for processors
  *     cuda.c      the kernel for NVIDIA's devices
  *     ops.c       registration
  *
@@ -38,7 +40,8 @@ typedef const char *Failure; /* begins with the name of the error that docs/spec
 
 typedef enum { RAW, CONSTANT, CODED, PARTIAL } Mode;
 typedef enum {
-    STREAM, COUNTS, LAYOUT, CLASSES, RAW_UNITS, CHUNKS, UNITS, SYMBOLS, SYMBOL, SHAPE, SCALE, ZERO_POINT, ROLES
+    STREAM, COUNTS, LAYOUT, CLASSES, RAW_UNITS, CHUNKS, UNITS, SYMBOLS, SYMBOL, SHAPE, SCALE, ZERO_POINT, FACTOR, BIAS,
+    ROLES
 } Role;
 
 typedef struct {
@@ -92,6 +95,14 @@ typedef struct {
     Broadcast scale, zero_point;
 } Call;
 
+/* A weight of this type is not dequantized: what a product reads (product.h). */
+static inline bool gives_symbols(const Call *call) { return call->function->is_weight && call->type == TYPE_UINT8; }
+
+/* Bytes of an element of the result; integers of four bits count as one. */
+static inline uint64_t size_of(const Call *call) {
+    return call->type == TYPE_FLOAT ? 4 : call->type == TYPE_FLOAT16 || call->type == TYPE_BFLOAT16 ? 2 : 1;
+}
+
 /* The call that the inputs are, indexed by role; nothing of the stream but its fields is looked at. */
 Failure read_call(const Function *function, const Tensor inputs[ROLES], int64_t type, Call *call);
 
@@ -133,6 +144,27 @@ typedef struct {
     bool past_caches; /* the result is so large that caches would only pass it on */
 } Job;
 
+/* One number for each element of a matrix: how far apart those of neighbouring rows and columns are, 0 if the same. */
+typedef struct {
+    const void *data;
+    uint64_t row, column;
+} Strides;
+
+/* Y = X W + C: X is [rows, depth], Y [rows, columns]; W [depth, columns], or [columns, depth] in memory if it is turned. */
+typedef struct {
+    const float *x;
+    const uint8_t *symbols;    /* of W */
+    Strides scale, zero_point; /* of W as it is multiplied: a row for each of the depth */
+    const float *bias;         /* C: a number for each column, or null */
+    float *y;
+    uint64_t rows, depth, columns;
+    bool is_turned;
+} Product;
+
+/* What is computed together: columns of Y are a line of symbols of W; rows of X stay in the second cache; so many rows
+ * of W become floats at a time. */
+enum { BLOCK_COLUMNS = 64, BLOCK_ROWS = 192, BLOCK_DEPTH = 256 };
+
 /* One instruction set's code. All report damage that shows only in decoding: false. */
 typedef struct {
     const char *name;
@@ -140,6 +172,8 @@ typedef struct {
     /* Units from an index of the tensor on, or of the stream: it may cut the tensor into chunks. */
     bool (*write_placed)(const Job *job, uint64_t at, const uint8_t *units, uint64_t count);
     bool (*write_coded)(const Job *job, uint64_t at, const uint8_t *units, uint64_t count);
+    /* Rows of Y from `first` to `last` - 1, in the block of columns from `column` on. */
+    void (*multiply)(const Product *product, uint64_t first, uint64_t last, uint64_t column);
     void (*settle)(void); /* once a thread has done its part: others then see all that it wrote */
 } Decoder;
 

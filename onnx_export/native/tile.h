@@ -114,8 +114,7 @@ enum { AHEAD = 8 }; /* groups between fetching memory and using it */
 __attribute__((always_inline)) static inline void fetch_ahead(const Job *job, uint64_t unit, const uint8_t *words) {
     const Call *call = job->call;
     if (unit + ROW <= call->unit_count && !job->past_caches) {
-        uint64_t size = call->type == TYPE_FLOAT ? 4 : call->function->is_weight ? 2 : 1;
-        if (call->function->packed) size *= 2;
+        uint64_t size = size_of(call) * (call->function->packed ? 2 : 1);
         const uint8_t *row = (const uint8_t *)job->out + unit * size;
         for (uint64_t at = 0; at < ROW * size; at += LINE) __builtin_prefetch(row + at, 1);
     }
@@ -141,15 +140,18 @@ static bool decode_lanes(const Job *job, uint64_t first, unsigned count, uint64_
     steps.last_byte = (uint32_t)least(bytes - 8, UINT32_MAX >> 3);
     Lanes lanes;
     begin_lanes(stream, first, count, (unsigned)(begin - 8 * from), &lanes);
+    const Function *function = job->call->function;
+    bool is_direct = gives_symbols(job->call) && function->mode == CODED && !function->packed && count == LANES;
     bool is_right = true;
     const uint8_t *next = steps.data + (lanes.end[LANES - 1] >> 3); /* the next tile's bits */
     for (uint64_t group = 0; group < groups; group++) {
-        uint8_t row[ROW] __attribute__((aligned(64)));
+        uint8_t own_row[ROW] __attribute__((aligned(64)));
         uint64_t at = GROUP * (group * stream->lane_count + first);
+        uint8_t *row = is_direct && at + ROW <= stream->symbol_count ? (uint8_t *)job->out + at : own_row;
         fetch_ahead(job, at + AHEAD * GROUP * stream->lane_count, next + group * ROW);
         Mask leaders = step_rows(&steps, &lanes, count, group < groups - 1 ? 31 : 0, row);
         if (leaders.half[0] | leaders.half[1]) resolve(job, &steps, bytes, &lanes, count, leaders, row);
-        if (at < stream->symbol_count) {
+        if (row == own_row && at < stream->symbol_count) {
             is_right &= write_coded(job, at, row, least(GROUP * count, stream->symbol_count - at));
         }
     }

@@ -150,10 +150,19 @@ static inline bool write_integers(const Job *job, uint64_t at, const uint8_t *sy
     uint8_t values[2 * ROW];
     int type = job->call->type, low, high, outside = 0;
     lowest_and_highest(type, &low, &high);
-    for (uint32_t i = 0; i < count; i++) {
-        int value = symbols[i] - zero[i * zero_run.step];
-        outside |= (value < low) | (value > high);
-        values[i] = (uint8_t)value;
+    if (zero_run.step) {
+        for (uint32_t i = 0; i < count; i++) {
+            int value = symbols[i] - zero[i];
+            outside |= (value < low) | (value > high);
+            values[i] = (uint8_t)value;
+        }
+    } else {
+        const int one_zero = zero[0];
+        for (uint32_t i = 0; i < count; i++) {
+            int value = symbols[i] - one_zero;
+            outside |= (value < low) | (value > high);
+            values[i] = (uint8_t)value;
+        }
     }
     if (type == TYPE_INT4 || type == TYPE_UINT4) write_halves(job->out, at, values, count);
     else memcpy((uint8_t *)job->out + at, values, count);
@@ -168,6 +177,10 @@ static inline bool write_integers(const Job *job, uint64_t at, const uint8_t *sy
 static inline bool write_symbols(const Job *job, uint64_t at, const uint8_t *symbols, uint64_t count) {
     const Call *call = job->call;
     bool in_range = true;
+    if (gives_symbols(call)) {
+        memcpy((uint8_t *)job->out + at, symbols, count);
+        return true;
+    }
     while (count) {
         Run zero_run = run_at(&call->zero_point, at);
         Run scale_run = call->function->is_weight ? run_at(&call->scale, at) : zero_run;

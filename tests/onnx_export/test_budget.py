@@ -82,6 +82,8 @@ def test_a_model_is_measured(compressed):
     for cost, (_, stored, call) in zip(profile.tensors, read_calls(model), strict=True):
         assert cost.elements == np.prod(stored.shape)
         assert cost.ready_bytes == 4 * cost.elements
+        assert cost.stays_symbols == (library_path() is not None)
+        assert cost.buffer_bytes == (1 if cost.stays_symbols else 4) * cost.elements
         assert cost.coded_bytes == call.stored_bytes
         assert cost.elements < cost.least_bytes < 1.1 * cost.elements  # raw, a scale for each of the inputs
         assert min(cost.least_seconds, cost.coded_seconds) > 0
@@ -141,9 +143,9 @@ costs = st.builds(
     st.sampled_from([2, 4]),
 )
 profiles = st.builds(
-    lambda plain, more, tensors: Profile(Setup(), plain, plain + more, tuple(tensors)),
+    lambda plain, ratio, tensors: Profile(Setup(), plain, plain * ratio, tuple(tensors)),
     st.floats(0.01, 10),
-    st.floats(0, 5),
+    st.floats(0.5, 5),  # symbols may come from memory faster than floats
     st.lists(costs, min_size=1, max_size=8, unique_by=lambda c: c.name),
 )
 
@@ -219,7 +221,7 @@ def test_auto_decodes_at_each_use_only_what_streams(compressed, resident, calls)
     plan = make_plan(known(measure(model, QUICK)), 1.0)
     apply_plan(model, replace(plan, resident=frozenset(resident)), "gpu")
     kinds = placement(open_kept(model, "auto", QUICK))["cpu"]
-    assert sum(count for kind, count in kinds.items() if kind.startswith("ai.tansor")) == calls
+    assert sum(count for kind, count in kinds.items() if kind.endswith("Linear")) == calls
 
 
 def test_a_fitted_file_is_a_compressed_file(compressed, tmp_path):
