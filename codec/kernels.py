@@ -41,7 +41,7 @@ def histogram(symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     array([1, 0, 2])
     """
     counts: npt.NDArray[np.int64] = count_symbols(read_only(symbols.reshape(-1)))
-    return counts[: int(np.flatnonzero(counts)[-1]) + 1 if len(symbols) else 0]
+    return counts[: int(np.flatnonzero(counts)[-1]) + 1 if symbols.size else 0]
 
 
 def encode_lanes(

@@ -33,9 +33,10 @@ from onnx_export.calibration import (
 from onnx_export.calls import Call, write_call
 from onnx_export.evaluate import score
 from onnx_export.files import first_line, naming, read_model, write_model
-from onnx_export.functions import DOMAIN, MIN_OPSET, functions
+from onnx_export.functions import DOMAIN, MIN_OPSET
 from onnx_export.hoist import NOT_HOISTED, hoist_weights
 from onnx_export.parallel import in_parallel
+from onnx_export.paying import Results, is_too_small, keep_what_pays
 from onnx_export.placement import Placement, place_scales, with_new_arrays
 from onnx_export.probe import (
     OUTPUT_SQNR_DB,
@@ -56,6 +57,7 @@ from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metad
 from onnx_export.runtime import open_session
 from onnx_export.tensors import (
     NOT_CALIBRATED,
+    TOO_SMALL,
     WOULD_NOT_SHRINK,
     Array,
     Lines,
@@ -66,6 +68,7 @@ from onnx_export.tensors import (
     compress_weight,
     is_excluded,
     mode_of,
+    nbytes,
     reason_to_copy,
     skip,
     uncalibrated,
@@ -76,8 +79,6 @@ from onnx_export.weights import Constant, along_axis, find_constants, find_insid
 from refimpl.activations import ActivationStatistics
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.pruning import global_shares, linf_score
-
-Results = dict[str, tuple[Stored, Call | None, Tensor]]  # no call where coding would not shrink
 
 
 def compress_onnx(
@@ -97,9 +98,7 @@ def compress_onnx(
         constants = find_constants(model)
     reasons = {c.name: reason_to_skip(c, options) for c in constants}
     skipped = [skip(c.name, c.array, reason) for c in constants if (reason := reasons[c.name])]
-    skipped += [
-        skip(name, array, reason_to_copy(name, array, options) or NOT_HOISTED) for name, array in find_inside(model)
-    ]
+    skipped += [skip(name, array, reason_inside(name, array, options)) for name, array in find_inside(model)]
     unique, ties = find_ties([c for c in constants if not reasons[c.name]])
     floats = [c for c in unique if c.is_float]
     notes = [f"--exclude {p} matches no tensor" for p in options.exclude if not fnmatch.filter(reasons, p)]
@@ -118,14 +117,13 @@ def compress_onnx(
         results = compress_constants(unique, {}, options, tell)
     else:
         results, placement = calibrated(model, unique, ties, calibration, skipped, options, notes, tell)
+    results = keep_what_pays(results, ties)
     calls = {name: call for name, (_, call, _) in results.items() if call is not None}
     lines = [line for _, call, line in results.values() if call is not None]
     if not calls:
         notes.append(
             "WARNING: nothing was compressed, the output holds what the input did; see why tensors were copied"
         )
-    if calls and sum(line.original_bytes - line.stored_bytes for line in lines) <= (size := functions_bytes(calls)):
-        notes.append(f"WARNING: coding saves less than the {size:,} bytes of the functions that decode")
     if options.recipe.weights is not None and asked_to_prune(options) and not any(map(is_layer, floats)):
         notes.append("no matrix product has weights to prune: tables and convolutions are never pruned")
     if dropped := drop_debug_metadata(model):
@@ -138,17 +136,13 @@ def compress_onnx(
     facts: dict[str, Any] = {"recipe": options.recipe.name, "tool": f"tansor {version('tansor')}"}
     if scaled := {name: axes for name, axes in placement.scaled.items() if name in calls}:
         facts["scaled"] = scaled
-    set_metadata(model, json.dumps(facts))
+    if calls:
+        set_metadata(model, json.dumps(facts))
     check_model(model)
     tell("write", 0, 1)
     write_model(model, output, force=force)
     tell("write", 1, 1)
     return lines, skipped, notes
-
-
-def functions_bytes(calls: Mapping[str, Call]) -> int:
-    """Bytes of the function definitions that these calls need."""
-    return sum(f.ByteSize() for f in functions(set().union(*(call.functions for call in calls.values())), MIN_OPSET))
 
 
 def compress_constants(
@@ -166,8 +160,7 @@ def compress_constants(
         if not constant.is_float and mode_of(stored) in ("raw", "constant"):
             return constant.name, (stored, None, line)
         call = write_call(constant.name, stored)
-        line = with_container_bytes(line, call.stored_bytes)
-        return constant.name, (stored, call if line.stored_bytes < line.original_bytes else None, line)
+        return constant.name, (stored, call, with_container_bytes(line, call.stored_bytes))
 
     return dict(in_parallel(one, constants, options.jobs, tell))
 
@@ -225,7 +218,7 @@ def calibrated(
         count = quantize_activations(model, layers_only, checked, lambda done, count: tell("ranges", done, count))
         notes.append(f"{count} values that layers read are quantized to 8 bits")
     rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell, placement)
-    results = {c.name: (layers | rest)[c.name] for c in constants}
+    results = keep_what_pays({c.name: (layers | rest)[c.name] for c in constants}, ties)
     if options.recipe.weights is None or not floats:
         return results, placement
 
@@ -245,7 +238,7 @@ def calibrated(
             break
         raised = raised + min(OUTPUT_SQNR_DB - sqnr, STEP_DB)
         finer = replace(options, recipe=raise_targets(options.recipe, raised))
-        results = compress_constants(constants, statistics, finer, tell, placement)
+        results = keep_what_pays(compress_constants(constants, statistics, finer, tell, placement), ties)
         sqnr = measure(results) or 0.0
         if sqnr - WORTHWHILE * raised > best_sqnr - WORTHWHILE * best_raise:
             best, best_sqnr, best_raise = results, sqnr, raised
@@ -358,6 +351,8 @@ def reason_to_skip(constant: Constant, options: Options) -> str | None:
     """Why a constant of a graph is copied as it is, None if it is not."""
     if reason := reason_to_copy(constant.name, constant.array, options):
         return reason
+    if is_too_small(constant.name, nbytes(constant.array)):
+        return TOO_SMALL
     if not constant.is_float:
         return None
     if constant.other_readers:
@@ -367,6 +362,12 @@ def reason_to_skip(constant: Constant, options: Options) -> str | None:
     if constant.input_axis is None:
         return "its readers disagree on its input channels"
     return None
+
+
+def reason_inside(name: str, array: Array, options: Options) -> str:
+    """Why a constant of a body, which `onnx_export.hoist` has left there, is copied as it is."""
+    small = TOO_SMALL if is_too_small(name, nbytes(array)) else NOT_HOISTED
+    return reason_to_copy(name, array, options) or small
 
 
 def compress_constant(

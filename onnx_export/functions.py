@@ -411,8 +411,8 @@ def coded_body(classes: bool, packed: bool, partial: bool, result: str) -> str:
 def all_bodies() -> dict[str, str]:
     """Text of every function by its name; callees come before their callers."""
     coded = {
-        decompress_name(*block) + result: coded_body(*block, result)
-        for block in product((False, True), repeat=3)
+        decompress_name(classes, packed, partial) + result: coded_body(classes, packed, partial, result)
+        for classes, packed, partial in product((False, True), repeat=3)
         for result in ("Linear", "Integer")
     }
     return {

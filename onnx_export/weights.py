@@ -32,7 +32,6 @@ from onnx import numpy_helper
 from codec.tensor import FLOATS
 from refimpl.errors import Corrupt
 
-MIN_ELEMENTS = 1024  # below, headers and names eat what coding saves
 WEIGHT_TYPES = tuple(
     onnx.TensorProto.DataType.Value(name)
     for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8", "INT4", "UINT4")
