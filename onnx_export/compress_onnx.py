@@ -356,7 +356,10 @@ def reason_to_skip(constant: Constant, options: Options) -> str | None:
     if not constant.is_float:
         return None
     if constant.other_readers:
-        return f"read by {', '.join(sorted(set(constant.other_readers)))}, where its role is not known"
+        others = sorted(set(constant.other_readers))
+        if all(" of " in other for other in others):
+            return f"read as {' and '.join(others)}"
+        return f"read by {', '.join(others)}, where its role is not known"
     if not constant.readers:
         return "nothing reads it"
     if constant.input_axis is None:

@@ -12,6 +12,7 @@ import onnx
 
 from onnx_export.paying import is_too_small
 from onnx_export.rewrite import remove
+from onnx_export.tensors import NARROW_BITS
 from onnx_export.weights import WEIGHT_TYPES, all_nodes, bodies, constant_tensors
 
 NOT_HOISTED = "what an If, Loop or Scan body takes or returns by its name"
@@ -58,10 +59,9 @@ def weights_of_body(body: onnx.GraphProto) -> list[tuple[str, onnx.TensorProto]]
 
 
 def tensor_bytes(tensor: onnx.TensorProto) -> int:
-    """Bytes of a tensor's elements, which are its raw data where it has any."""
-    bits = 4 if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4) else None
-    each = bits or 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    return -(-math.prod(tensor.dims) * each // 8)
+    """Bytes of a tensor's elements, wherever they lie."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return -(-math.prod(tensor.dims) * NARROW_BITS.get(dtype.name, 8 * dtype.itemsize) // 8)
 
 
 def defined_names(graph: onnx.GraphProto) -> list[str]:

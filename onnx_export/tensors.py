@@ -38,6 +38,7 @@ NOT_CALIBRATED = "no calibration data: all input channels count as equally impor
 TOO_SMALL = "smaller than what decodes a tensor"
 WOULD_NOT_SHRINK = "coding it would not make the file smaller"
 PART_BYTES = 768  # of a file for each part of a tensor beside what is stored: nodes, names, headers
+NARROW_BITS = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}
 LEAST_SAVING = 0.005  # of a tensor's bytes: what bands must save
 
 
@@ -373,5 +374,13 @@ def skip(name: str, array: Array, reason: str) -> Skipped:
 
 
 def nbytes(array: Array) -> int:
-    """Bytes of a tensor in a file: 4-bit elements lie two in a byte."""
-    return (array.size + 1) // 2 if array.dtype.name in ("int4", "uint4") else array.nbytes
+    """Bytes of a tensor in a file: elements of 2 or 4 bits lie several in a byte.
+
+    Examples
+    --------
+    >>> import ml_dtypes
+    >>> nbytes(np.zeros(5, ml_dtypes.int4)), nbytes(np.zeros(5, np.int8))
+    (3, 5)
+    """
+    bits = NARROW_BITS.get(array.dtype.name)
+    return array.nbytes if bits is None else -(-array.size * bits // 8)

@@ -28,9 +28,9 @@ from onnx_export.calls import read_calls
 from onnx_export.cli import main
 from onnx_export.compress import compress
 from onnx_export.files import read_model
-from onnx_export.report import report_html
 from onnx_export.measure import Setup
 from onnx_export.native import library_path
+from onnx_export.report import report_html
 from onnx_export.rewrite import get_metadata, planned_residents, set_metadata
 from onnx_export.runtime import placement
 from onnx_export.session import load_session, run

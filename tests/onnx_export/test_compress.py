@@ -266,12 +266,13 @@ def test_excluded_tensors_are_copied(tmp_path, patterns, left):
 def test_what_is_not_understood_is_copied_with_its_reason(tmp_path):
     text = """(float[64, 64] x) => (float[64, 64] y, float[64, 64] shown) {
         a = MatMul(x, w) b = Add(a, added) c = MatMul(b, wide) d = Mul(c, vector) e = MatMul(d, both)
-        f = MatMul(both, e) g = MatMul(f, shown) h = Cast <to = 1> (double) i = MatMul(g, h) l = MatMul(i, small) y = MatMul(l, tiny)
-        j = Identity(noise) k = Cast <to = 1> (j) }"""
+        f = MatMul(both, e) g = MatMul(f, shown) h = Cast <to = 1> (double) i = MatMul(g, h)
+        l = MatMul(i, small) y = MatMul(l, tiny) j = Identity(noise) k = Cast <to = 1> (j) }"""
     noise = rng(0).integers(-128, 128, (64, 64)).astype(np.int8)
     tensors = {n: normal(64, 64, seed=i) for i, n in enumerate(("w", "added", "wide", "both", "shown", "unread"))}
-    source = save(net(text, **tensors, vector=normal(64, 1)[:, 0].repeat(1), small=normal(64, 64)[:, :8], tiny=normal(8, 8),
-                      double=normal(64, 64, dtype=np.float64), noise=noise), tmp_path / "m.onnx")  # fmt: skip
+    source = save(net(text, **tensors, vector=normal(64, 1)[:, 0].repeat(1), small=normal(64, 64)[:, :8],
+                      tiny=normal(8, 8), double=normal(64, 64, dtype=np.float64), noise=noise),
+                  tmp_path / "m.onnx")  # fmt: skip
     model = onnx.load(source)
     for value in model.graph.output[:1]:
         value.type.tensor_type.shape.dim[1].dim_value = 8
@@ -290,6 +291,41 @@ def test_what_is_not_understood_is_copied_with_its_reason(tmp_path):
     assert "smaller" in reasons["noise"]
     assert reasons["wide"] == "excluded by the user"
     check_runs(source, tmp_path / "o.onnx")
+
+
+LEFT_ALONE = {
+    "lstm": ("""(float[s, 2, 48] x) => (float[s, 1, 2, 96] y) {
+        f = Cast <to = 1> (eight) g = Cast <to = 1> (long)
+        y, h, c = LSTM <hidden_size = 96> (x, w, r, bias, , start, start, peep) }""",
+        {"w": normal(1, 384, 48), "r": normal(1, 384, 96), "bias": normal(1, 768), "start": normal(1, 2, 96),
+         "peep": normal(1, 288), "eight": normal(20, 20, dtype=ml_dtypes.float8_e4m3fn),
+         "long": integers(20, 20).astype(np.int16)},
+        {"bias": "read as the bias of LSTM", "start": "read as the initial state of LSTM",
+         "peep": "read as the peephole weights of LSTM", "eight": "float8_e4m3fn tensors are not compressed",
+         "long": "int16 tensors are not compressed"}),
+    "gru": ("""(float[s, 2, 48] x) => (float[s, 1, 2, 96] y) {
+        y, h = GRU <hidden_size = 96> (x, w, r, bias) }""",
+        {"w": normal(1, 288, 48), "r": normal(1, 288, 96), "bias": normal(1, 576)},
+        {"bias": "read as the bias of GRU"}),
+    "integer bias": ("""(float[n, 256] x) => (float[n, 128] y) {
+        v = DequantizeLinear(w, s) c = DequantizeLinear(b, s) a = MatMul(x, v) y = Add(a, c) }""",
+        {"w": integers(256, 128, width=4.0), "b": integers(128).astype(np.int32), "s": np.float32(0.01)},
+        {"b": "int32 tensors are not compressed", "s": "a number"}),
+    "gemm": ("(float[n, 64] x) => (float[n, 128] y) { a = Gemm(x, w, b) y = Mul(a, k) }",
+        {"w": normal(64, 128), "b": normal(1, 128), "k": normal(1, 128)},
+        {"b": "read as the bias of Gemm", "k": "read by Mul, where its role is not known"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LEFT_ALONE)
+def test_every_weight_that_is_left_alone_has_its_reason(tmp_path, case):
+    text, tensors, reasons = LEFT_ALONE[case]
+    report = compress(save(net(text, **tensors), tmp_path / "m.onnx"), tmp_path / "o.onnx")
+    skipped = {s["name"]: s for s in report["skipped"]}
+    assert {name: s["reason"] for name, s in skipped.items()} == reasons
+    assert {t["name"] for t in report["tensors"]} | skipped.keys() == tensors.keys()
+    assert report["weights"]["count"] == sum(np.size(array) for array in tensors.values())
+    assert all(s["stored_bytes"] == tensors[name].nbytes for name, s in skipped.items())
 
 
 def test_weights_inside_bodies_are_compressed(tmp_path):
@@ -498,10 +534,10 @@ def quantized(tmp_path, how):
 
 def blockwise():
     """A MatMulNBits of 4 bits: two codes in a byte."""
-    codes = integers(960, 2, 16, low=0, high=255, width=8.0, dtype=np.uint8)
-    scales = rng(1).random((960, 2)).astype(np.float32).reshape(-1)
-    text = """(float[n, 64] x) => (float[n, 960] y) {
-        y = com.microsoft.MatMulNBits <K = 64, N = 960, bits = 4, block_size = 32> (x, w, s) }"""
+    codes = integers(2560, 2, 16, low=0, high=255, width=8.0, dtype=np.uint8)
+    scales = rng(1).random((2560, 2)).astype(np.float32).reshape(-1)
+    text = """(float[n, 64] x) => (float[n, 2560] y) {
+        y = com.microsoft.MatMulNBits <K = 64, N = 2560, bits = 4, block_size = 32> (x, w, s) }"""
     model = net(text, w=codes, s=scales)
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return model
