@@ -40,13 +40,13 @@ LENGTHS = (1, 16)  # tokens of a sequence
 MEMORY_SCRIPT = """
 import sys
 from functools import partial
-from onnx_export.measure import feeds_for, resident_bytes
+from onnx_export.measure import Setup, feeds_for, resident_bytes
 from onnx_export.session import load_session
 now = partial(resident_bytes, "/proc/self/status")
 before = now("VmRSS")
 session = load_session(sys.argv[1], sys.argv[2])
 loaded = now("VmRSS")
-feeds = feeds_for(session, 1)
+feeds = feeds_for(session, Setup())
 open("/proc/self/clear_refs", "w").write("5")
 for _ in range(3):
     session.run(None, feeds)

@@ -29,7 +29,7 @@ from codec.frame import make_frame
 from codec.tensor import DTYPES, BandedTensor, StoredTensor, load, load_symbols
 from onnx_export.calls import Call, read_calls, write_call
 from onnx_export.files import check_distinct, check_output, naming, read_model, write_model
-from onnx_export.measure import Setup, bound_run, decoding, seconds_of
+from onnx_export.measure import Setup, bound_run, decoding, fitting, seconds_of
 from onnx_export.progress import Progress, silent
 from onnx_export.rewrite import MIXED, RESIDENT, STREAMING, exchange_calls, note_plan, replace_by_constants
 from onnx_export.runtime import open_session
@@ -145,8 +145,10 @@ def measure(
     for name, stored in calls:
         with naming(name):
             ends[name] = range_of(stored, profile)
+    opened = open_session(with_constants(model), setup.device, setup.options())
+    setup = fitting(opened, setup)
+    plain = bound_run(opened, setup)
     costs = known or decoding_costs(ends, setup, tell)
-    plain = bound_run(open_session(with_constants(model), setup.device, setup.options()), setup)
     low = with_tensors(model, {name: low for name, (_, low, _) in ends.items()})
     least = bound_run(open_session(low, setup.device, setup.options()), setup)
     taken = seconds_of({"plain": plain, "least": least}, setup)

@@ -72,12 +72,12 @@ def test_a_loss_is_met_from_below(tmp_path):
 
 
 def test_already_quantized_weights_keep_their_values(tmp_path):
-    graph = """(float[n, 64] x) => (float[n, 32] y) {
+    graph = """(float[n, 256] x) => (float[n, 32] y) {
         d = DequantizeLinear(q, s, z) h = MatMul(x, d) r = Relu(h) y = MatMul(r, w) }"""
-    q = rng(0).normal(0, 9, (64, 32)).round().astype(np.int8)
-    model = net(graph, q=q, s=np.float32(0.01), z=np.int8(0), w=normal(32, 32))
+    q = rng(0).normal(0, 4, (256, 128)).round().astype(np.int8)
+    model = net(graph, q=q, s=np.float32(0.01), z=np.int8(0), w=normal(128, 32))
     source = save(model, tmp_path / "m.onnx")
-    samples = rng(0).standard_normal((40, 64)).astype(np.float32)
+    samples = rng(0).standard_normal((40, 256)).astype(np.float32)
     report = compress(source, tmp_path / "s.onnx", recipe="rate", calibration=samples)
     assert {t["name"]: t["recipe"] for t in report["tensors"]}["q"] == "lossless"
     assert verify(tmp_path / "s.onnx", source)
