@@ -307,7 +307,8 @@ def print_bench(result: dict[str, Any]) -> None:
         memory += f", {result['device_bytes'] / 1e6:,.0f} MB of device memory"
     console.print(f"{result['bytes']:,} bytes, loaded in {result['load_seconds']:.2f} s, {memory}")
     if result["left_out"]:
-        console.print(f"left out: batch {' and '.join(map(str, result['left_out']))}; --seconds gives more time")
+        batches = " and ".join(map(str, result["left_out"]))
+        console.print(f"left out: batch {batches}, which take too long for --seconds or which the model refuses")
     console.print(f"{result['device']}, {result['mode']}: {result['placement']}")
 
 

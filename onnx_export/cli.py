@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     compress.add_argument("--tokens", type=Path, metavar="FILE.npy", help="tokens to measure --max-loss on")
     compress.add_argument("--sparsity", type=float, metavar="S", help="share of layers' weights to prune")
     compress.add_argument(
-        "--prune-budget", choices=["layer", "global"], help="--sparsity of each layer, or of all together"
+        "--prune-budget", choices=["layer", "global"], help="prune the share of each layer, or of all layers together"
     )
     compress.add_argument("--activations", choices=["int8"], help="quantize what layers read, too (recipe double)")
     compress.add_argument("--calibration", type=Path, metavar="FILE", help="samples of the inputs, .npy or .npz")
