@@ -117,7 +117,13 @@ def compress_onnx(
         results = compress_constants(unique, {}, options, tell)
     else:
         results, placement = calibrated(model, unique, ties, calibration, skipped, options, notes, tell)
+    met = bytes_of_weights(results)
     results = keep_what_pays(results, ties)
+    aimed = options.recipe.rate is not None and options.recipe.rate.target_bits is not None
+    if aimed and bytes_of_weights(results) > 1.01 * met:
+        notes.append(
+            "weights take more bits than --target-bits gives them: the file is smaller without functions that decode"
+        )
     calls = {name: call for name, (_, call, _) in results.items() if call is not None}
     lines = [line for _, call, line in results.values() if call is not None]
     if not calls:
@@ -143,6 +149,11 @@ def compress_onnx(
     write_model(model, output, force=force)
     tell("write", 1, 1)
     return lines, skipped, notes
+
+
+def bytes_of_weights(results: Results) -> int:
+    """Bytes that weights take, compressed or as they are."""
+    return sum(line.original_bytes if call is None else line.stored_bytes for _, call, line in results.values())
 
 
 def compress_constants(

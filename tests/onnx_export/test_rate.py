@@ -45,6 +45,19 @@ def test_target_bits_are_met_over_the_whole_model(tmp_path, bits, profile):
     verify(tmp_path / "small.onnx", OPT)
 
 
+def test_a_model_that_is_smaller_without_a_decoder_says_that_it_misses_the_target(tmp_path):
+    notes = {}
+    for width in (64, 1024):
+        source = save(net(f"(float[n, 64] x) => (float[n, {width}] y) {{ y = MatMul(x, w) }}", w=normal(64, width)),
+                      tmp_path / "m.onnx")  # fmt: skip
+        samples = rng(0).standard_normal((64, 64)).astype(np.float32)
+        report = compress(source, tmp_path / "o.onnx", recipe="rate", target_bits=3, calibration=samples, force=True)
+        notes[width] = [note for note in report["notes"] if "--target-bits" in note]
+        assert bool(notes[width]) == (report["weights"]["bits_per_weight"] > 3.1)
+    assert notes[64]
+    assert not notes[1024]
+
+
 def test_more_jobs_write_the_same_bytes(tmp_path):
     for jobs in (1, 3):
         compress(OPT, tmp_path / f"{jobs}.onnx", recipe="rate", target_bits=4, calibration=TOKENS, jobs=jobs)
