@@ -236,7 +236,8 @@ def store(codes: Array, scale: Array | None, dtype: str, options: Options) -> St
         if bands.any():
             banded = store_banded(codes, scale, dtype, axis, bands, options)
             size = bytes_in_file(banded) - PART_BYTES
-            has_form = scale is not None or options.raw_integers or all(p.frame.block.stream for p in banded.parts)
+            coded = all(part.frame.block.stream is not None for part in banded.parts)
+            has_form = coded or scale is not None or options.raw_integers
             if size < most and has_form:
                 best, most = banded, size
     return best
