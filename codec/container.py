@@ -102,7 +102,7 @@ def file_bytes(name: str, tensor: npt.NDArray[Any] | Stored) -> int:
     Examples
     --------
     >>> file_bytes("w", np.zeros(100, np.float32))
-    461
+    460
     """
     parts = parts_of(name, tensor) if isinstance(tensor, Stored) else {name: tensor}
     size = 0

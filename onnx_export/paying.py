@@ -145,8 +145,15 @@ def is_too_small(name: str, size: int) -> bool:
     >>> is_too_small("weight", 256), is_too_small("weight", 512)
     (True, False)
     """
+    return size < least_bytes(len(name.encode()))
+
+
+@cache
+def least_bytes(length: int) -> int:
+    """Bytes that the smallest call takes for a weight whose name has this length."""
+    name = "w" * length
     one = store_weight(np.zeros((1, 1), np.uint8), np.array(0, np.uint8), np.array(1, np.float32), "float32")
-    return size < make_form(name, one, write_call(name, one)).size
+    return make_form(name, one, write_call(name, one)).size
 
 
 def framed_bytes(message: Message) -> int:
@@ -154,8 +161,8 @@ def framed_bytes(message: Message) -> int:
 
     Examples
     --------
-    >>> framed_bytes(onnx.NodeProto(op_type="Add"))
-    7
+    >>> framed_bytes(helper.make_node("Add", ["a", "b"], ["c"]))
+    16
     """
     size = int(message.ByteSize())
     return size + 1 + max(1, -(-size.bit_length() // 7))
