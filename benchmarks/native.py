@@ -46,13 +46,13 @@ PRODUCTS, PRODUCT_ROWS = ((512, 512), (512, 2048), (2048, 512), (512, 8192)), (1
 MEMORY_SCRIPT = """
 import sys
 from functools import partial
-from onnx_export.measure import feeds_for, resident_bytes
+from onnx_export.measure import Setup, feeds_for, resident_bytes
 from onnx_export.session import load_session
 now = partial(resident_bytes, "/proc/self/status")
 before = now("VmRSS")
 session = load_session(sys.argv[1], sys.argv[2])
 loaded = now("VmRSS")
-feeds = feeds_for(session, 1)
+feeds = feeds_for(session, Setup())
 open("/proc/self/clear_refs", "w").write("5")
 for _ in range(3):
     session.run(None, feeds)

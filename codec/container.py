@@ -62,9 +62,7 @@ def write_container(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
             parts = parts_of(name, tensor)
             if clash := needed_names(name, tensor) & tensors.keys():
                 raise InvalidArgument(f"tensor name {min(clash)!r} is needed for a part of {name!r}")
-            described[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape)}
-            if isinstance(tensor, BandedTensor):
-                described[name] |= {"axis": tensor.axis, "bands": len(tensor.parts)}
+            described[name] = describe(tensor)
         else:
             parts = {name: tensor}
         plain |= {part: np.asarray(array, order="C") for part, array in parts.items()}  # save() reads raw memory
@@ -96,6 +94,32 @@ def parts_of(name: str, tensor: Stored) -> Plain:
 def stored_bytes(tensor: Stored) -> int:
     """Bytes of all parts of a compressed tensor in a container."""
     return sum(part.nbytes for part in parts_of("", tensor).values())
+
+
+def file_bytes(name: str, tensor: npt.NDArray[Any] | Stored) -> int:
+    """About what a tensor adds to a container: its parts, their entries in the header, its own in the index.
+
+    Examples
+    --------
+    >>> file_bytes("w", np.zeros(100, np.float32))
+    460
+    """
+    parts = parts_of(name, tensor) if isinstance(tensor, Stored) else {name: tensor}
+    size = 0
+    for part, array in parts.items():
+        entry = {"data_offsets": [array.nbytes] * 2, "dtype": "F32", "shape": list(array.shape)}
+        size += array.nbytes + len(json.dumps({part: entry}, separators=(",", ":")))
+    if isinstance(tensor, Stored):  # its quotes are escaped in the header
+        size += len(json.dumps(json.dumps({name: describe(tensor)}, separators=(",", ":"))))
+    return size
+
+
+def describe(tensor: Stored) -> dict[str, object]:
+    """What the index says of a compressed tensor."""
+    described: dict[str, object] = {"dtype": tensor.dtype, "shape": list(tensor.shape)}
+    if isinstance(tensor, BandedTensor):
+        described |= {"axis": tensor.axis, "bands": len(tensor.parts)}
+    return described
 
 
 def with_sorted_header(data: bytes) -> bytes:

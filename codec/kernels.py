@@ -42,7 +42,7 @@ def histogram(symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """
     counts = np.zeros(256, np.int64)
     count_symbols(read_only(symbols.reshape(-1)), np.zeros((4, (1 << 16) + 64), np.uint32), counts)
-    return counts[: int(np.flatnonzero(counts)[-1]) + 1 if len(symbols) else 0]
+    return counts[: int(np.flatnonzero(counts)[-1]) + 1 if symbols.size else 0]
 
 
 def encode_lanes(

@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -19,6 +20,7 @@ import onnx
 
 from codec.tensor import BandedTensor, load, store_integers
 from onnx_export.budget import BUFFERS, Profile, fraction_of, measure, open_kept, whole_calls
+from onnx_export.calibration import Samples, check_samples, is_stacked, read_samples
 from onnx_export.calls import read_calls
 from onnx_export.files import file_bytes, read_model
 from onnx_export.measure import (
@@ -27,17 +29,23 @@ from onnx_export.measure import (
     bound_run,
     device_memory,
     environment,
+    fitting,
     host_memory,
     identity_run,
+    is_fixed,
     seconds_of,
 )
+from onnx_export.progress import Progress, silent
 from onnx_export.rewrite import planned_residents
 from onnx_export.runtime import describe_placement, onnxruntime
 from onnx_export.session import load_session
 from onnx_export.tables import make_console, make_table
+from refimpl.errors import ExportError, InvalidArgument
 from refimpl.throughput import Machine, Workload, device_bytes, stages
 
 BATCHES = (1, 8, 64)
+SECONDS = 10.0  # of measuring
+RUNS = 10  # of each batch, about
 
 
 def bench(
@@ -47,6 +55,9 @@ def bench(
     mode: str = "streaming",
     repeats: int = 5,
     threads: int | None = None,
+    seconds: float = SECONDS,
+    calibration: Samples | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure a model.
 
@@ -60,6 +71,13 @@ def bench(
         Rounds of which the median counts.
     threads : int, optional
         Of the sessions that run on the CPU; default ONNX Runtime's. With one, times are those of that thread.
+    seconds : float
+        Of measuring, beside loading: each thing gets its share and runs once at the least. Batches of which a few runs
+        would take too much of it are left out.
+    calibration : path, array or mapping, optional
+        Samples of the inputs, as for `onnx_export.compress.compress`; default made-up ones.
+    progress : callable, optional
+        Told (what is measured, done, of how many).
 
     Returns
     -------
@@ -69,33 +87,45 @@ def bench(
         second) and, of a compressed model, ``planned`` (what mode auto does), ``tensors`` (what each takes to decode),
         ``profiles`` (what was measured of the model at each batch) and ``cases`` (predicted latency and memory, beside
         the measured ones where the mode exists).
+        ``left_out`` lists the batches for which the seconds did not suffice.
 
     Raises
     ------
     InvalidArgument
-        No repeats.
+        No repeats, or no seconds.
+    CalibrationError
+        The samples do not fit.
     TansorError
         See `onnx_export.session.load_session`.
     """
-    setup = Setup(device, threads=threads, repeats=repeats)
-    source = Path(source)
+    if not seconds > 0:
+        raise InvalidArgument(f"seconds is {seconds}, allowed are numbers above 0")
+    tell, source = progress or silent, Path(source)
+    samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
+    setup = Setup(device, threads=threads, repeats=repeats, samples=samples)
     before = device_memory() if device == "cuda" else None
+    tell("load", 0, 1)
     begin = time.perf_counter()
     session = load_session(source, mode, device)
     load_seconds = time.perf_counter() - begin
-    setups = [replace(setup, batch=batch) for batch in batches_of(session)]
-    for run in [bound_run(session, s) for s in setups]:
-        run()
+    tell("load", 1, 1)
+    setup = fitting(session, setup)
+    batches = batches_of(session, setup)
+    within = batches_within(session, setup, batches, seconds)
     after = device_memory() if device == "cuda" else None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     placement = describe_placement(session)
     del session
     model = read_model(source)
-    speeds = bandwidths(source, setup)
+    calls = [(stored, call) for _, stored, call in read_calls(model)]
+    predicted = bool(calls) and not any(isinstance(stored, BandedTensor) for stored, _ in calls)
+    kinds = {(call.node.op_type, stored.dtype, stored.shape) for stored, call in calls}
+    things = len(within) * (1 + 4 * predicted) + 2 * len(kinds) * predicted  # each about as often as the others
+    setups = [replace(setup, batch=batch, most=seconds / things) for batch in within]
+    speeds = bandwidths(source, setups[0])
     latency, predictions = {}, {}
-    tensors = [stored for _, stored, _ in read_calls(model)]
-    if tensors and not any(isinstance(stored, BandedTensor) for stored in tensors):
-        predictions = predict(source, model, setups, speeds)
+    if predicted:
+        predictions = predict(source, model, setups, speeds, tell)
         cases = [c for c in predictions["cases"] if c["measured_seconds"] is not None]
         ran = mode if mode in {c["case"] for c in cases} else predictions["planned"]
         latency = {c["batch"]: c["measured_seconds"] for c in cases if c["case"] == ran}
@@ -106,31 +136,59 @@ def bench(
         "path": str(source), "bytes": file_bytes(source), "device": device, "mode": mode, "threads": threads,
         "placement": placement, "load_seconds": load_seconds, "latency": latency,
         "peak_host_bytes": peak, "device_bytes": None if before is None or after is None else after[0] - before[0],
-        "environment": environment(), "bandwidths": speeds, "planned": None, "tensors": [], "profiles": [], "cases": [],
+        "environment": environment(), "bandwidths": speeds, "left_out": [b for b in batches if b not in within],
+        "planned": None, "tensors": [], "profiles": [], "cases": [],
         **predictions,
     }  # fmt: skip
 
 
-def batches_of(session: Any) -> tuple[int, ...]:
-    """The batch sizes to run: only one if no input has a free first dimension."""
-    free = any(i.shape and not isinstance(i.shape[0], int) for i in session.get_inputs())
+def batches_of(session: Any, setup: Setup) -> tuple[int, ...]:
+    """The batch sizes to run: one if no input has a free first dimension, or a sample is the input of a whole run."""
+    free = any(given.shape and not is_fixed(given.shape[0]) for given in session.get_inputs())
+    if setup.samples is not None:
+        samples = check_samples(session, setup.samples)
+        free = free and not any(is_stacked(samples[given.name], given) for given in session.get_inputs())
     return BATCHES if free else BATCHES[:1]
 
 
+def batches_within(session: Any, setup: Setup, batches: Sequence[int], seconds: float) -> list[int]:
+    """Run the batches once, the first one whatever happens, up to one that does not run or would take too long."""
+    within: list[int] = []
+    taken = 0.0
+    for batch in batches:
+        if within and RUNS * taken * batch / within[-1] > seconds / len(batches):
+            break
+        begin = time.perf_counter()
+        try:
+            bound_run(session, replace(setup, batch=batch))()
+        except ExportError:  # its first dimension does not count samples
+            if not within:
+                raise
+            break
+        taken = time.perf_counter() - begin
+        within.append(batch)
+    return within
+
+
 def predict(
-    source: Path, model: onnx.ModelProto, setups: list[Setup], speeds: dict[str, float | None]
+    source: Path, model: onnx.ModelProto, setups: list[Setup], speeds: dict[str, float | None], tell: Progress
 ) -> dict[str, Any]:
     """What the formulas say of a compressed model: ``tensors``, ``profiles`` and ``cases``."""
     fractions = {name: fraction_of(stored.frame.block) for name, stored, _ in whole_calls(model)}
     sizes = {name: call.stored_bytes for name, _, call in whole_calls(model)}
     resident = planned_residents(model, list(fractions))
     modes = ["resident", "streaming", *(["auto"] if 0 < len(resident) < len(fractions) else [])]
-    memory = {mode: memory_apart(source, mode, setups[0]) for mode in modes}
+    memory = {}
+    for i, mode in enumerate(modes):
+        tell("memory", i, len(modes))
+        memory[mode] = memory_apart(source, mode, setups[0])
+    tell("memory", len(modes), len(modes))
     profiles: list[Profile] = []
     cases: list[dict[str, Any]] = []
-    for setup in setups:
+    for i, setup in enumerate(setups):
+        tell("batches", i, len(setups))
         # How long tensors take to decode alone does not depend on the batch.
-        profiles.append(measure(model, setup, known=profiles[0].tensors if profiles else None))
+        profiles.append(measure(model, setup, tell=tell, known=profiles[0].tensors if profiles else None))
         profile = profiles[-1]
         tasks = {mode: bound_run(open_kept(model, mode, setup), setup) for mode in modes}
         seconds = seconds_of(tasks, setup)
@@ -144,6 +202,7 @@ def predict(
                 "measured_seconds": seconds[mode], "bytes": held + buffers, "measured_bytes": memory[mode],
             })  # fmt: skip
         cases += loading_cases(profile, fractions, sum(sizes.values()), speeds)
+    tell("batches", len(setups), len(setups))
     return {
         "planned": "auto" if len(modes) > 2 else "resident" if resident else "streaming",
         "tensors": [
@@ -249,6 +308,9 @@ def print_bench(result: dict[str, Any]) -> None:
     if result["device_bytes"] is not None:
         memory += f", {result['device_bytes'] / 1e6:,.0f} MB of device memory"
     console.print(f"{result['bytes']:,} bytes, loaded in {result['load_seconds']:.2f} s, {memory}")
+    if result["left_out"]:
+        batches = " and ".join(map(str, result["left_out"]))
+        console.print(f"left out: batch {batches}, which take too long for --seconds or which the model refuses")
     console.print(f"{result['device']}, {result['mode']}: {result['placement']}")
 
 

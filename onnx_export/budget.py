@@ -26,18 +26,18 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
-from codec.frame import Frame, make_frame
+from codec.frame import make_frame
 from codec.tensor import DTYPES, BandedTensor, StoredTensor, load, load_symbols
 from onnx_export.calls import Call, read_calls, write_call
 from onnx_export.files import check_distinct, check_output, naming, read_model, write_model
-from onnx_export.measure import Setup, bound_run, decoding, seconds_of
+from onnx_export.measure import Setup, bound_run, decoding, fitting, seconds_of
 from onnx_export.progress import Progress, silent
 from onnx_export.rewrite import MIXED, RESIDENT, STREAMING, exchange_calls, note_plan, replace_by_constants
 from onnx_export.runtime import open_session
 from onnx_export.session import open_decoded, open_planned, prepare_streaming
+from onnx_export.tensors import as_raw
 from refimpl.errors import InvalidArgument
 from refimpl.tans.blocks import Block
-from refimpl.tans.nibbles import pack_nibbles
 from refimpl.throughput import FRACTION_STEPS, Way, choose_ways, partial_ways
 
 BUFFERS = 2  # decoded tensors in memory at a time
@@ -152,7 +152,9 @@ def measure(
     for name, stored in calls:
         with naming(name):
             ends[name] = range_of(stored, profile)
-    plain = bound_run(open_session(with_constants(model), setup.device, setup.options()), setup)
+    opened = open_session(with_constants(model), setup.device, setup.options())
+    setup = fitting(opened, setup)
+    plain = bound_run(opened, setup)
     low, options = with_tensors(model, {name: low for name, (_, low, _) in ends.items()}), setup.options()
     symbols = prepare_streaming(low, setup.device, options, None)
     least = bound_run(open_session(low, setup.device, options), setup)
@@ -196,13 +198,9 @@ def range_of(stored: StoredTensor, profile: str) -> Ends:
 
 def with_fraction(stored: StoredTensor, fraction: float, profile: str) -> StoredTensor:
     """The same tensor with another fraction of it coded; 0 stores its symbols raw."""
-    symbols = load_symbols(stored)
-    if fraction > 0:
-        return replace(stored, frame=make_frame(symbols, profile=profile, fraction=fraction))
-    flat = symbols.reshape(-1)
-    small = bool(flat.max() < 16)
-    block = Block("raw", len(flat), pack_nibbles(flat) if small else flat, packed=small)
-    return replace(stored, frame=Frame(block, stored.frame.symbols_crc))
+    if fraction == 0:
+        return as_raw(stored)
+    return replace(stored, frame=make_frame(load_symbols(stored), profile=profile, fraction=fraction))
 
 
 def kind_of(least: int, low: StoredTensor, coded: StoredTensor) -> tuple[Any, ...]:

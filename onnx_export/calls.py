@@ -260,13 +260,12 @@ def read_banded(calls: Sequence[Call], call: Call) -> BandedTensor:
     Corrupt
         The parts do not fit one another, or a checksum is wrong.
     """
-    attributes = {a.name: a.i for a in call.node.attribute}
     inputs = call.inputs[len(call.inputs) - (len(call.node.input) - 1) :]
-    if checksum(inputs) != attributes["stored_crc"]:
+    if checksum(inputs) != attribute(call.node, "stored_crc"):
         raise Corrupt("the checksum of the bands is wrong")
     bands, channels = (numpy_helper.to_array(tensor) for tensor in inputs)
     (count,) = vector(channels, np.int64).tolist()
-    axis = attributes["axis"]
+    axis = attribute(call.node, "axis")
     if [a.i for a in call.before[-1].attribute if a.name == "axis"] != [axis]:
         raise Corrupt(f"the bands are joined along another axis than {axis}")
     every = unpack_nibbles(vector(bands, np.uint8))
@@ -283,19 +282,33 @@ def read_call(call: Call) -> StoredTensor:
     Corrupt
         The inputs do not fit the function, or their checksum is wrong.
     """
-    attributes = {a.name: a.i for a in call.node.attribute}
-    if checksum(call.inputs) != attributes["stored_crc"]:
+    stored_crc, symbols_crc, to = (attribute(call.node, name) for name in ("stored_crc", "symbols_crc", "to"))
+    if checksum(call.inputs) != stored_crc:
         raise Corrupt("the checksum of the stored bytes is wrong")
     kind = KIND_OF[call.node.op_type]
     dtypes = FLOATS if kind.is_weight else INTEGERS
-    dtype = next((d for d in dtypes if ELEMENT_TYPES[d] == attributes["to"]), None)
+    dtype = next((d for d in dtypes if ELEMENT_TYPES[d] == to), None)
     if dtype is None:
-        raise Corrupt(f"element type {attributes['to']} is not for {call.node.op_type}")
+        raise Corrupt(f"element type {to} is not for {call.node.op_type}")
     arrays = [numpy_helper.to_array(tensor) for tensor in call.inputs]
     zero_point = expect(arrays.pop(), np.uint8)
     scale = expect(arrays.pop(), np.float32) if kind.is_weight else None
     block, shape = read_block(kind, arrays)
-    return StoredTensor(shape, dtype, Frame(block, attributes["symbols_crc"]), zero_point, scale)
+    return StoredTensor(shape, dtype, Frame(block, symbols_crc), zero_point, scale)
+
+
+def attribute(node: onnx.NodeProto, name: str) -> int:
+    """An integer attribute of a call.
+
+    Raises
+    ------
+    Corrupt
+        It is missing.
+    """
+    found = next((a for a in node.attribute if a.name == name and a.type == onnx.AttributeProto.INT), None)
+    if found is None:
+        raise Corrupt(f"{node.op_type} has no integer attribute {name}")
+    return int(found.i)
 
 
 def read_block(kind: Kind, arrays: list[npt.NDArray[Any]]) -> tuple[Block, tuple[int, ...]]:

@@ -79,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     compress.add_argument("--tokens", type=Path, metavar="FILE.npy", help="tokens to measure --max-loss on")
     compress.add_argument("--sparsity", type=float, metavar="S", help="share of layers' weights to prune")
     compress.add_argument(
-        "--prune-budget", choices=["layer", "global"], help="--sparsity of each layer, or of all together"
+        "--prune-budget", choices=["layer", "global"], help="prune the share of each layer, or of all layers together"
     )
     compress.add_argument("--activations", choices=["int8"], help="quantize what layers read, too (recipe double)")
     compress.add_argument("--calibration", type=Path, metavar="FILE", help="samples of the inputs, .npy or .npz")
@@ -135,6 +135,12 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("input", type=Path, metavar="IN")
     bench.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="runs of which the median counts (default: 5)"
+    )
+    bench.add_argument(
+        "--seconds", type=float, default=10.0, metavar="S", help="of measuring, beside loading (default: 10)"
+    )
+    bench.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="samples of the inputs, .npy or .npz (default: made up)"
     )
     bench.add_argument("--threads", type=int, metavar="N", help="of sessions on the CPU (default: ONNX Runtime's)")
     bench.set_defaults(command=run_bench)
@@ -291,11 +297,20 @@ def run_evaluate(options: argparse.Namespace) -> None:
 def run_bench(options: argparse.Namespace) -> None:
     """Tansor bench."""
     from onnx_export.bench import bench, print_bench
+    from onnx_export.progress import progress_bar
 
     json_path(options)
-    result = bench(
-        options.input, device=options.device, mode=options.mode, repeats=options.repeats, threads=options.threads
-    )
+    with progress_bar() as progress:
+        result = bench(
+            options.input,
+            device=options.device,
+            mode=options.mode,
+            repeats=options.repeats,
+            threads=options.threads,
+            seconds=options.seconds,
+            calibration=options.calibration,
+            progress=progress,
+        )
     show(result, options.json, print_bench)
 
 
@@ -335,7 +350,7 @@ def json_path(options: argparse.Namespace) -> Path | None:
         return None
     path = Path(options.json)
     check_output(path, force=getattr(options, "force", path.suffix == ".json"))
-    read = [getattr(options, name, None) for name in ("input", "against", "tokens", "baseline")]
+    read = [getattr(options, name, None) for name in ("input", "against", "tokens", "baseline", "calibration")]
     for other in read:
         if other is not None:
             check_distinct(path, other)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_export.budget import fit_budget, plan_note
-from onnx_export.calibration import Samples
+from onnx_export.calibration import Samples, read_samples
 from onnx_export.compress_onnx import compress_onnx
 from onnx_export.compress_safetensors import compress_safetensors
 from onnx_export.evaluate import read_tokens
@@ -127,6 +127,9 @@ def compress(
     if calibration is not None and options.recipe.keeps_floats:
         raise InvalidArgument(f"the recipe {recipe} changes no value: calibration data do not apply")
     setup = check_budget(source, latency_budget, device, batch, threads, fraction)
+    if latency_budget is not None and calibration is not None:
+        given = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
+        setup = replace(setup, samples=given)
     if chosen.quantizes_activations and kind_of(source) != ".onnx":
         raise InvalidArgument("--activations int8 needs a graph to run: a .safetensors file has none")
     if chosen.quantizes_activations and calibration is None:

@@ -35,10 +35,11 @@ from onnx_export.calibration import (
 from onnx_export.calls import Call, write_call
 from onnx_export.evaluate import score, unseen_windows
 from onnx_export.files import first_line, naming, read_model, write_model
-from onnx_export.functions import DOMAIN, MIN_OPSET, functions
+from onnx_export.functions import DOMAIN, MIN_OPSET
 from onnx_export.hoist import NOT_HOISTED, hoist_weights
 from onnx_export.made_up import make_up
 from onnx_export.parallel import in_parallel
+from onnx_export.paying import Results, is_too_small, keep_what_pays
 from onnx_export.placement import Placement, place_scales, with_new_arrays
 from onnx_export.probe import (
     OUTPUT_SQNR_DB,
@@ -58,6 +59,7 @@ from onnx_export.targets import Coded, Try, meet_target, with_raises
 from onnx_export.tensors import (
     NOT_CALIBRATED,
     TOO_COARSE,
+    TOO_SMALL,
     WOULD_NOT_SHRINK,
     Array,
     Lines,
@@ -68,6 +70,7 @@ from onnx_export.tensors import (
     compress_weight,
     is_excluded,
     mode_of,
+    nbytes,
     reason_to_copy,
     skip,
     uncalibrated,
@@ -80,7 +83,6 @@ from refimpl.errors import ExportError, InvalidArgument
 from refimpl.pruning import global_shares, linf_score
 
 NOT_COMPARED = "the outputs were not checked: on the samples they are constant or not finite"
-Results = dict[str, tuple[Stored, Call | None, Tensor]]  # no call where coding would not shrink
 
 
 def compress_onnx(
@@ -100,9 +102,7 @@ def compress_onnx(
         constants = find_constants(model)
     reasons = {c.name: reason_to_skip(c, options) for c in constants}
     skipped = [skip(c.name, c.array, reason) for c in constants if (reason := reasons[c.name])]
-    skipped += [
-        skip(name, array, reason_to_copy(name, array, options) or NOT_HOISTED) for name, array in find_inside(model)
-    ]
+    skipped += [skip(name, array, reason_inside(name, array, options)) for name, array in find_inside(model)]
     unique, ties = find_ties([c for c in constants if not reasons[c.name]])
     floats = [c for c in unique if c.is_float]
     notes = [f"--exclude {p} matches no tensor" for p in options.exclude if not fnmatch.filter(reasons, p)]
@@ -123,14 +123,19 @@ def compress_onnx(
             notes += made_up_notes(model, results, ties)
     else:
         results, placement = calibrated(model, unique, ties, calibration, skipped, options, notes, tell)
+    met = bytes_of_weights(results)
+    results = keep_what_pays(results, ties)
+    aimed = options.recipe.rate is not None and options.recipe.rate.target_bits is not None
+    if aimed and bytes_of_weights(results) > 1.01 * met:
+        notes.append(
+            "weights take more bits than --target-bits gives them: the file is smaller without functions that decode"
+        )
     calls = {name: call for name, (_, call, _) in results.items() if call is not None}
     lines = [line for _, call, line in results.values() if call is not None]
     if not calls:
         notes.append(
             "WARNING: nothing was compressed, the output holds what the input did; see why tensors were copied"
         )
-    if calls and sum(line.original_bytes - line.stored_bytes for line in lines) <= (size := functions_bytes(calls)):
-        notes.append(f"WARNING: coding saves less than the {size:,} bytes of the functions that decode")
     if options.recipe.weights is not None and asked_to_prune(options) and not any(map(is_layer, floats)):
         notes.append("no matrix product has weights to prune: tables and convolutions are never pruned")
     if dropped := drop_debug_metadata(model):
@@ -143,7 +148,8 @@ def compress_onnx(
     facts: dict[str, Any] = {"recipe": options.recipe.name, "tool": f"tansor {version('tansor')}"}
     if scaled := {name: axes for name, axes in placement.scaled.items() if name in calls}:
         facts["scaled"] = scaled
-    set_metadata(model, json.dumps(facts))
+    if calls:
+        set_metadata(model, json.dumps(facts))
     check_model(model)
     tell("write", 0, 1)
     write_model(model, output, force=force)
@@ -151,9 +157,9 @@ def compress_onnx(
     return lines, skipped, notes
 
 
-def functions_bytes(calls: Mapping[str, Call]) -> int:
-    """Bytes of the function definitions that these calls need."""
-    return sum(f.ByteSize() for f in functions(set().union(*(call.functions for call in calls.values())), MIN_OPSET))
+def bytes_of_weights(results: Results) -> int:
+    """Bytes that weights take, compressed or as they are."""
+    return sum(line.original_bytes if call is None else line.stored_bytes for _, call, line in results.values())
 
 
 def compress_constants(
@@ -171,8 +177,7 @@ def compress_constants(
         if not constant.is_float and mode_of(stored) in ("raw", "constant"):
             return constant.name, (stored, None, line)
         call = write_call(constant.name, stored)
-        line = with_container_bytes(line, call.stored_bytes)
-        return constant.name, (stored, call if line.stored_bytes < line.original_bytes else None, line)
+        return constant.name, (stored, call, with_container_bytes(line, call.stored_bytes))
 
     return dict(in_parallel(one, constants, options.jobs, tell))
 
@@ -258,7 +263,7 @@ def calibrated(
         count = quantize_activations(model, layers_only, split.every, lambda done, count: tell("ranges", done, count))
         notes.append(f"{count} values that layers read are quantized to 8 bits")
     rest = compress_constants([c for c in constants if c.name not in layers], statistics, options, tell, placement)
-    results = {c.name: (layers | rest)[c.name] for c in constants}
+    results = keep_what_pays({c.name: (layers | rest)[c.name] for c in constants}, ties)
     if options.recipe.weights is None or not floats:
         return results, placement
 
@@ -271,7 +276,7 @@ def calibrated(
         return results, placement
 
     def compress_with(options: Options) -> Results:
-        return compress_constants(constants, statistics, options, tell, placement)
+        return keep_what_pays(compress_constants(constants, statistics, options, tell, placement), ties)
 
     def tries() -> Iterator[Try]:
         yield Try(results, first, 0.0, "")
@@ -282,7 +287,7 @@ def calibrated(
         finer = with_raises(model, constants, ties, seen, results, options, free, told)
         yield from meet_target(compress_with, measure, finer)
         if not options.recipe.quantizes_activations:
-            plain = compress_constants(constants, {}, uncalibrated(options), tell, placement)
+            plain = keep_what_pays(compress_constants(constants, {}, uncalibrated(options), tell, placement), ties)
             yield Try(plain, measure(plain) or 0.0, 0.0, ", with scales as without calibration, which serve it better")
 
     best = min(tries(), key=Try.rank)
@@ -411,15 +416,26 @@ def reason_to_skip(constant: Constant, options: Options) -> str | None:
     """Why a constant of a graph is copied as it is, None if it is not."""
     if reason := reason_to_copy(constant.name, constant.array, options):
         return reason
+    if is_too_small(constant.name, nbytes(constant.array)):
+        return TOO_SMALL
     if not constant.is_float:
         return None
     if constant.other_readers:
-        return f"read by {', '.join(sorted(set(constant.other_readers)))}, where its role is not known"
+        others = sorted(set(constant.other_readers))
+        if all(" of " in other for other in others):
+            return f"read as {' and '.join(others)}"
+        return f"read by {', '.join(others)}, where its role is not known"
     if not constant.readers:
         return "nothing reads it"
     if constant.input_axis is None:
         return "its readers disagree on its input channels"
     return None
+
+
+def reason_inside(name: str, array: Array, options: Options) -> str:
+    """Why a constant of a body, which `onnx_export.hoist` has left there, is copied as it is."""
+    small = TOO_SMALL if is_too_small(name, nbytes(array)) else NOT_HOISTED
+    return reason_to_copy(name, array, options) or small
 
 
 def compress_constant(

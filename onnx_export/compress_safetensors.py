@@ -1,8 +1,9 @@
 """Compressing a safetensors file: there is no graph, so nothing is known of the activations."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from codec.container import KEY, read_container, stored_bytes, write_container
+from codec.container import KEY, file_bytes, read_container, stored_bytes, write_container
 from codec.tensor import INTEGERS, Stored
 from onnx_export.files import naming, read_bytes, write_whole
 from onnx_export.parallel import in_parallel
@@ -28,6 +29,7 @@ TABLE_NAMES = ("embed", "wte", "wpe")  # without a graph, only a name tells a ta
 
 def compress_safetensors(source: Path, output: Path, options: Options, tell: Progress, *, force: bool) -> Lines:
     """Compress a safetensors file."""
+    options = replace(options, raw_integers=True)
     with naming(source):
         tensors, metadata = read_container(read_bytes(source))
     if any(isinstance(t, Stored) for t in tensors.values()):
@@ -49,7 +51,7 @@ def compress_safetensors(source: Path, output: Path, options: Options, tell: Pro
     result: dict[str, Array | Stored] = dict(arrays)
     names = [name for name, reason in reasons.items() if not reason]
     for name, stored, line in in_parallel(one, names, options.jobs, tell):
-        if line.stored_bytes < line.original_bytes:
+        if file_bytes(name, stored) < file_bytes(name, arrays[name]):
             result[name] = stored
             lines.append(line)
         else:

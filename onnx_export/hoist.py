@@ -10,8 +10,10 @@ from collections import Counter
 
 import onnx
 
+from onnx_export.paying import is_too_small
 from onnx_export.rewrite import remove
-from onnx_export.weights import MIN_ELEMENTS, WEIGHT_TYPES, all_nodes, bodies, constant_tensors
+from onnx_export.tensors import NARROW_BITS
+from onnx_export.weights import WEIGHT_TYPES, all_nodes, bodies, constant_tensors
 
 NOT_HOISTED = "what an If, Loop or Scan body takes or returns by its name"
 
@@ -19,8 +21,8 @@ NOT_HOISTED = "what an If, Loop or Scan body takes or returns by its name"
 def hoist_weights(model: onnx.ModelProto) -> None:
     """Move the weights of bodies into the main graph, in place; a name that is taken gets underscores.
 
-    Tensors of fewer than `MIN_ELEMENTS` elements and those that a body takes or returns stay where they are. The order
-    and the names follow from the model alone.
+    Tensors that are smaller than what would decode them and those that a body takes or returns stay where they are.
+    The order and the names follow from the model alone.
     """
     taken = Counter(defined_names(model.graph))
     for node in model.graph.node:
@@ -48,12 +50,18 @@ def weights_of_body(body: onnx.GraphProto) -> list[tuple[str, onnx.TensorProto]]
     kept = {value.name for value in (*body.input, *body.output)}
     found = []
     for name, tensor, _ in constant_tensors(body):
-        if tensor.data_type in WEIGHT_TYPES and math.prod(tensor.dims) >= MIN_ELEMENTS and name not in kept:
+        if tensor.data_type in WEIGHT_TYPES and name not in kept and not is_too_small(name, tensor_bytes(tensor)):
             copy = onnx.TensorProto()
             copy.CopyFrom(tensor)
             copy.name = name
             found.append((name, copy))
     return found
+
+
+def tensor_bytes(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor's elements, wherever they lie."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return -(-math.prod(tensor.dims) * NARROW_BITS.get(dtype.name, 8 * dtype.itemsize) // 8)
 
 
 def defined_names(graph: onnx.GraphProto) -> list[str]:

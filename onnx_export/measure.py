@@ -5,31 +5,33 @@ with one thread, times are those of that thread.
 """
 
 import ctypes
+import math
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from onnx_export.calibration import Batch, check_samples, is_stacked
 from onnx_export.calls import ELEMENT_TYPES as CODES
 from onnx_export.calls import Call
-from onnx_export.files import first_line
+from onnx_export.files import one_line
 from onnx_export.functions import DOMAIN, DOMAIN_VERSION, functions
 from onnx_export.products import SYMBOLS_DOMAIN, symbols_call
 from onnx_export.runtime import ELEMENT_TYPES, onnxruntime, open_session
 from refimpl.errors import ExportError, InvalidArgument
 
-LENGTH = 64  # of free dimensions other than the first
+LENGTHS = (64, 224, 512, 16, 1)  # of free dimensions other than the first: the first one that a model takes
 LEAST_SECONDS = 0.5  # of measuring a thing, unless that takes more than so many rounds:
 MOST_ROUNDS = 50
 TURN_SECONDS = 0.02  # of runs in a row
@@ -45,14 +47,17 @@ class Setup:
     device: str = "cpu"
     batch: int = 1
     threads: int | None = None  # of a session on the CPU; default ONNX Runtime's
-    repeats: int = 5  # rounds at the least
+    repeats: int = 5  # rounds at the least, unless these take
+    most: float = math.inf  # seconds of measuring a thing
+    length: int = LENGTHS[0]  # of free dimensions of inputs that are made up
+    samples: npt.NDArray[Any] | Batch | None = field(default=None, repr=False, compare=False)  # of the inputs
 
     def __post_init__(self) -> None:
         """Refuse what is no way to run."""
-        for field in ("batch", "threads", "repeats"):
-            value = getattr(self, field)
+        for name in ("batch", "threads", "repeats"):
+            value = getattr(self, name)
             if value is not None and value < 1:
-                raise InvalidArgument(f"{field} is {value}, at least one is needed")
+                raise InvalidArgument(f"{name} is {value}, at least one is needed")
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -79,13 +84,17 @@ def environment() -> dict[str, str]:
 
 def seconds_of(tasks: Mapping[str, Task], setup: Setup) -> dict[str, float]:
     """Median seconds of each task; they take turns, a first round does not count."""
-    for task in tasks.values():
-        task()
     times: dict[str, list[float]] = {name: [] for name in tasks}
     begun, rounds = time.perf_counter(), 0
-    while rounds < setup.repeats or (
-        setup.repeats > 1 and rounds < MOST_ROUNDS and time.perf_counter() - begun < LEAST_SECONDS * len(tasks)
-    ):
+    for task in tasks.values():
+        task()
+
+    def goes_on() -> bool:
+        each = (time.perf_counter() - begun) / len(tasks)
+        short = setup.repeats > 1 and rounds < MOST_ROUNDS and each < LEAST_SECONDS
+        return rounds == 0 or (each < setup.most and (rounds < setup.repeats or short))
+
+    while goes_on():
         for name, task in tasks.items():
             times[name] += turn(task, setup.clock)
         rounds += 1
@@ -105,30 +114,86 @@ def turn(task: Task, clock: Callable[[], float]) -> list[float]:
 # Sessions
 
 
-def feeds_for(session: Any, batch: int) -> dict[str, npt.NDArray[Any]]:
-    """Inputs that any model takes: noise for numbers, zeros for what may be an index.
+def feeds_for(session: Any, setup: Setup) -> Batch:
+    """A batch of inputs: samples, again and again if they are few, or what any model takes.
 
     Raises
     ------
+    CalibrationError
+        The samples do not fit the model.
     ExportError
-        An input of another kind.
+        Without samples: an input of a kind that cannot be made up.
     """
+    if setup.samples is not None:
+        return batch_of(session, check_samples(session, setup.samples), setup.batch)
+    inputs = session.get_inputs()
+    batches = {given.shape[0] for given in inputs if given.shape}  # names of dimensions that count samples
     random, feeds = np.random.default_rng(0), {}
-    for given in session.get_inputs():
+    for given in inputs:
         dtype = ELEMENT_TYPES.get(given.type)
         if dtype is None:
             raise ExportError(f"input {given.name} is {given.type}: nothing to measure with")
-        shape = [d if isinstance(d, int) else LENGTH if axis else batch for axis, d in enumerate(given.shape)]
+        shape = []
+        for axis, dim in enumerate(given.shape):
+            counts_samples = axis == 0 or (isinstance(dim, str) and dim in batches)
+            shape.append(dim if is_fixed(dim) else setup.batch if counts_samples else setup.length)
         noise = random.standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)
         feeds[given.name] = noise.astype(dtype)
     return feeds
+
+
+def batch_of(session: Any, samples: Batch, batch: int) -> Batch:
+    """So many of the samples, in turns; one where an input in a run of its own, such as a state, is among them."""
+    inputs = {given.name: given for given in session.get_inputs()}
+    stacked = {name for name, array in samples.items() if is_stacked(array, inputs[name])}
+    feeds = {}
+    for name, array in samples.items():
+        first = inputs[name].shape[0] if inputs[name].shape else None
+        count = 1 if stacked else first if is_fixed(first) else batch
+        feeds[name] = (
+            array[0, ...] if name in stacked else array[np.arange(count) % len(array)] if array.ndim else array
+        )
+    return feeds
+
+
+def is_fixed(dim: Any) -> TypeGuard[int]:
+    """Whether a dimension of a session's input is a number: free ones have a name or none, or are not positive."""
+    return isinstance(dim, int) and dim > 0
+
+
+def fitting(session: Any, setup: Setup) -> Setup:
+    """The setup with a length that the model takes, found by running it.
+
+    Raises
+    ------
+    CalibrationError
+        The samples do not fit the model.
+    ExportError
+        It runs with none.
+    """
+    failures = []
+    free = any(not is_fixed(dim) for given in session.get_inputs() for dim in given.shape[1:])
+    for length in LENGTHS if free and setup.samples is None else (setup.length,):
+        tried = replace(setup, length=length)
+        try:
+            bound_run(session, tried)()
+        except ExportError as error:
+            failures.append(error)
+            if setup.samples is not None:
+                raise
+        else:
+            return tried
+    wanted = ", ".join(f"{given.name} {given.shape}" for given in session.get_inputs())
+    raise ExportError(
+        f"{failures[0]}. That was on inputs made up for {wanted}: give samples of them with --calibration FILE"
+    )
 
 
 def bound_run(session: Any, setup: Setup) -> Task:
     """A run of a session on a batch, its inputs and outputs in the memory of the device."""
     ort = onnxruntime()
     binding = session.io_binding()
-    for name, array in feeds_for(session, setup.batch).items():
+    for name, array in feeds_for(session, setup).items():
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, setup.device, 0))
     for output in session.get_outputs():
         binding.bind_output(output.name, setup.device)
@@ -146,7 +211,7 @@ def run_of(session: Any, binding: Any) -> Task:
             session.run_with_iobinding(binding)
             binding.synchronize_outputs()
         except Exception as error:  # ONNX Runtime's errors share no base class
-            raise ExportError(f"ONNX Runtime cannot run the model: {first_line(error)}") from None
+            raise ExportError(f"ONNX Runtime cannot run the model: {one_line(error)}") from None
 
     return run
 

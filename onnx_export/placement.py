@@ -262,7 +262,7 @@ def divide_in_front(model: onnx.ModelProto, site: Site, found: Placed) -> Skippe
         node.input[i] = value
     first = next(i for i, node in enumerate(graph.node) if any(node is n for n, _ in nodes))
     graph.node.insert(first, helper.make_node("Mul", [site.value, name], [value], name=value))
-    return skip(name, inverse, "a channel scale on activations")
+    return replace(skip(name, inverse, "a channel scale on activations"), inserted=True)
 
 
 def layers_of(graph: onnx.GraphProto, site: Site) -> list[tuple[onnx.NodeProto, int]]:

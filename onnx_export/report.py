@@ -49,7 +49,7 @@ def report_html(
     sections = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{escape(report['tool'])}, {report['seconds']:.1f} s, profile {report['profile']}, "
-        f"fraction coded {report['fraction']:g}</p>",
+        f"{fraction_coded(report)}</p>",
         figures(report),
         comparison(rows),
         "<h2>Bits per weight</h2>",
@@ -71,6 +71,24 @@ def report_html(
         + "\n".join(sections)
         + "\n</body>\n</html>\n"
     )
+
+
+def fraction_coded(report: dict[str, Any]) -> str:
+    """How much of each tensor is coded: what was asked for, or what a latency budget chose.
+
+    Examples
+    --------
+    >>> fraction_coded({"fraction": 0.5, "budget": None})
+    'fraction coded 0.5'
+    >>> tensors = [{"fraction": 0.25}, {"fraction": 1.0}]
+    >>> fraction_coded({"fraction": 1.0, "budget": {"latency_budget": 1.1, "tensors": tensors}})
+    'fraction coded 0.25 to 1, chosen for each tensor by the latency budget 1.1'
+    """
+    if report["budget"] is None:
+        return f"fraction coded {report['fraction']:g}"
+    fractions = [t["fraction"] for t in report["budget"]["tensors"]]
+    span = " to ".join(f"{f:g}" for f in sorted({min(fractions), max(fractions)}))
+    return f"fraction coded {span}, chosen for each tensor by the latency budget {report['budget']['latency_budget']:g}"
 
 
 def figures(report: dict[str, Any]) -> str:

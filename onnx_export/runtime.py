@@ -42,12 +42,30 @@ def onnxruntime() -> Any:
         import onnxruntime as ort
 
         ort.InferenceSession  # noqa: B018 (a half-removed installation leaves an empty namespace)
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError) as error:
+        if was_interrupted(error):
+            raise KeyboardInterrupt from None
         raise ExportError(
             "this needs ONNX Runtime: install tansor[cpu], or tansor[gpu] for CUDA (one of them, they clash)"
         ) from None
     ort.set_default_logger_severity(4)
     return ort
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what an error comes from: initializing a module in C turns it into an ImportError.
+
+    Examples
+    --------
+    >>> try:
+    ...     raise ImportError("initialization failed") from KeyboardInterrupt()
+    ... except ImportError as error:
+    ...     was_interrupted(error), was_interrupted(error.__cause__.__cause__)
+    (True, False)
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def open_session(

@@ -18,7 +18,7 @@ from zlib_ng.zlib_ng import crc32
 
 from codec.kernels import numba_kernels
 from codec.tensor import DTYPES, Stored, load
-from onnx_export.calls import INTERLEAVE, Call, is_call, read_calls
+from onnx_export.calls import INTERLEAVE, Call, attribute, is_call, read_calls
 from onnx_export.files import check_model, naming, read_model
 from onnx_export.functions import DOMAIN
 from onnx_export.integers import add_integers, integer_weight, read_layers
@@ -138,7 +138,7 @@ def check_bands(model: onnx.ModelProto, bytes_of: TensorFiles) -> None:
         if is_call(node) and node.op_type == INTERLEAVE:
             inputs = [initializers[name] for name in node.input[1:] if name in initializers]
             crc = crc32(b"".join(bytes_of(tensor).tobytes() for tensor in inputs))
-            if [a.i for a in node.attribute if a.name == "stored_crc"] != [crc]:
+            if attribute(node, "stored_crc") != crc:
                 raise Corrupt(f"{node.name}: the checksum of the bands is wrong")
 
 

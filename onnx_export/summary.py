@@ -23,8 +23,11 @@ def summarize(
 ) -> dict[str, Any]:
     """The report of one compression.
 
-    ``weights`` counts every float or quantized tensor of the model, copied ones included.
+    ``weights`` counts every float or quantized tensor of the model, copied ones included. A note says if the output is
+    larger than the input.
     """
+    before, after = file_bytes(source), file_bytes(output)
+    growth = [f"WARNING: the output is {after - before:,} bytes larger than the input"] if after > before else []
     return {
         "schema_version": SCHEMA_VERSION,
         "tool": f"tansor {version('tansor')}",
@@ -33,8 +36,8 @@ def summarize(
         "recipe": options.recipe.name,
         "profile": options.profile,
         "fraction": options.fraction,
-        "input_bytes": file_bytes(source),
-        "output_bytes": file_bytes(output),
+        "input_bytes": before,
+        "output_bytes": after,
         "seconds": seconds,
         "weights": totals(tensors, skipped),
         "tensors": [tensor_line(t) for t in tensors],
@@ -42,21 +45,22 @@ def summarize(
             {"name": s.name, "reason": s.reason, "elements": s.elements, "stored_bytes": s.stored_bytes}
             for s in skipped
         ],
-        "notes": list(notes),
+        "notes": [*notes, *growth],
         "budget": budget,
     }
 
 
 def totals(tensors: Sequence[Tensor], skipped: Sequence[Skipped]) -> dict[str, Any]:
-    """Sums over all weights; copied ones count with the bytes they have."""
-    count = sum(t.elements for t in tensors) + sum(s.elements for s in skipped)
+    """Sums over all weights; copied ones count with the bytes they have, inserted ones with their bytes alone."""
+    original = [s for s in skipped if not s.inserted]
+    count = sum(t.elements for t in tensors) + sum(s.elements for s in original)
     copied = sum(s.stored_bytes for s in skipped)
     stored = sum(t.stored_bytes for t in tensors) + copied
     entropy_bits = sum(t.entropy_bits_per_weight * t.elements for t in tensors) + 8 * copied
     return {
         "count": count,
         "float_bytes": 4 * count,
-        "original_bytes": sum(t.original_bytes for t in tensors) + copied,
+        "original_bytes": sum(t.original_bytes for t in tensors) + sum(s.stored_bytes for s in original),
         "stored_bytes": stored,
         "side_bytes": sum(t.side_bytes for t in tensors),
         "copied_bytes": copied,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from codec.frame import Frame
 from codec.kernels import histogram
 from codec.tensor import (
     DTYPES,
@@ -16,24 +17,29 @@ from codec.tensor import (
     BandedTensor,
     Stored,
     StoredTensor,
+    load_symbols,
     split_bands,
     store_integers,
     store_weight,
 )
 from onnx_export.recipes import UNCALIBRATED_RAISE_DB, Recipe, raise_targets
-from onnx_export.weights import MIN_ELEMENTS, along_axis, from_matrix, from_rows, to_matrix, to_rows
+from onnx_export.weights import along_axis, from_matrix, from_rows, to_matrix, to_rows
 from refimpl.activations import ActivationStatistics
 from refimpl.bands import Bands, code_bands
 from refimpl.errors import InvalidArgument
 from refimpl.metrics import entropy_of_counts, sqnr_db
 from refimpl.pipeline import LayerSettings, quantize_layer
 from refimpl.symbols import to_symbols
+from refimpl.tans.blocks import Block
+from refimpl.tans.nibbles import pack_nibbles
 
 Array = npt.NDArray[Any]
 NOT_CALIBRATED = "no calibration data: all input channels count as equally important, scales are finer to be safe"
-WOULD_NOT_SHRINK = "coding would not shrink it"
 TOO_COARSE = "codes of 8 bits are too coarse for it: the outputs would keep less than they should"
+TOO_SMALL = "smaller than what decodes a tensor"
+WOULD_NOT_SHRINK = "coding it would not make the file smaller"
 PART_BYTES = 768  # of a file for each part of a tensor beside what is stored: nodes, names, headers
+NARROW_BITS = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}
 LEAST_SAVING = 0.005  # of a tensor's bytes: what bands must save
 
 
@@ -49,6 +55,7 @@ class Options:
     work: Path | None = None  # folder for what is finished
     scheduler: str | None = None  # address of a Dask cluster
     bands: bool = True  # in the profile archive
+    raw_integers: bool = False  # whether the format has integers in mode raw or constant: containers do, graphs do not
 
     @property
     def in_bands(self) -> bool:
@@ -91,6 +98,7 @@ class Skipped:
     reason: str
     elements: int
     stored_bytes: int
+    inserted: bool = False  # no weight of the original
 
 
 Lines = tuple[list[Tensor], list[Skipped], list[str]]  # compressed, copied, notes
@@ -229,7 +237,9 @@ def store(codes: Array, scale: Array | None, dtype: str, options: Options) -> St
         if bands.any():
             banded = store_banded(codes, scale, dtype, axis, bands, options)
             size = bytes_in_file(banded) - PART_BYTES
-            if size < most and (scale is not None or mode_of(banded) == "coded"):  # there is no call for other integers
+            coded = all(part.frame.block.stream is not None for part in banded.parts)
+            has_form = coded or scale is not None or options.raw_integers
+            if size < most and has_form:
                 best, most = banded, size
     return best
 
@@ -273,6 +283,14 @@ def channel_counts(codes: Array, axis: int) -> npt.NDArray[np.int64]:
     least = int(codes.min(initial=0))
     alphabet = int(codes.max(initial=0)) - least + 1
     return np.stack([np.bincount(row.astype(np.int64) - least, minlength=alphabet) for row in rows])
+
+
+def as_raw(stored: StoredTensor) -> StoredTensor:
+    """The same tensor with all its symbols stored raw, a byte or half a byte each."""
+    flat = load_symbols(stored).reshape(-1)
+    small = bool(flat.max(initial=0) < 16)
+    block = Block("raw", len(flat), pack_nibbles(flat) if small else flat, packed=small)
+    return replace(stored, frame=Frame(block, stored.frame.symbols_crc))
 
 
 def bytes_in_file(stored: Stored) -> int:
@@ -324,8 +342,8 @@ def reason_to_copy(name: str, array: Array, options: Options) -> str | None:
     """Why a tensor is copied as it is, whatever reads it; None if it is not."""
     if is_excluded(name, options):
         return "excluded by the user"
-    if array.size < MIN_ELEMENTS:
-        return f"fewer than {MIN_ELEMENTS} elements"
+    if not array.size:
+        return "no elements"
     if array.dtype.name in INTEGERS:
         return None
     if array.dtype.name not in FLOATS:
@@ -333,7 +351,7 @@ def reason_to_copy(name: str, array: Array, options: Options) -> str | None:
     if options.recipe.keeps_floats:
         return "float weights, which the lossless recipe keeps"
     if array.ndim < 2:
-        return "a vector"
+        return "a vector" if array.ndim else "a number"
     return None
 
 
@@ -358,5 +376,13 @@ def skip(name: str, array: Array, reason: str) -> Skipped:
 
 
 def nbytes(array: Array) -> int:
-    """Bytes of a tensor in a file: 4-bit elements lie two in a byte."""
-    return (array.size + 1) // 2 if array.dtype.name in ("int4", "uint4") else array.nbytes
+    """Bytes of a tensor in a file: elements of 2 or 4 bits lie several in a byte.
+
+    Examples
+    --------
+    >>> import ml_dtypes
+    >>> nbytes(np.zeros(5, ml_dtypes.int4)), nbytes(np.zeros(5, np.int8))
+    (3, 5)
+    """
+    bits = NARROW_BITS.get(array.dtype.name)
+    return array.nbytes if bits is None else -(-array.size * bits // 8)

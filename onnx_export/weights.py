@@ -32,11 +32,29 @@ from onnx import numpy_helper
 from codec.tensor import FLOATS
 from refimpl.errors import Corrupt
 
-MIN_ELEMENTS = 1024  # below, headers and names eat what coding saves
 WEIGHT_TYPES = tuple(
-    onnx.TensorProto.DataType.Value(name)
-    for name in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", "INT8", "UINT8", "INT4", "UINT4")
+    number
+    for name, number in onnx.TensorProto.DataType.items()
+    if name in ("DOUBLE", "BFLOAT16", "INT16", "UINT16", "INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2")
+    or name in ("FLOAT", "FLOAT16", "FLOAT4E2M1")
+    or name.startswith("FLOAT8")
 )
+SUM_READERS = ("DequantizeLinear", "QLinearConv", "QGemm")  # of int32 constants: biases of integer products
+# What constants that are no weights of a product are to their readers, by operator and number of the input.
+ROLES = {
+    **{(op, 2): "bias" for op in ("Conv", "ConvTranspose", "Gemm")},
+    **{(op, 3): "bias" for op in ("LSTM", "GRU", "RNN")},
+    **{(op, 5): "initial state" for op in ("LSTM", "GRU", "RNN")},
+    ("LSTM", 6): "initial state",
+    ("LSTM", 7): "peephole weights",
+    **{(op, 1): "scale" for op in ("QuantizeLinear", "DequantizeLinear")},
+    **{(op, 2): "zero point" for op in ("QuantizeLinear", "DequantizeLinear")},
+    **{(f"{kind}Normalization", 1): "scale" for kind in ("Batch", "Group", "Instance", "Layer", "RMS")},
+    **{(f"{kind}Normalization", 2): "bias" for kind in ("Batch", "Group", "Instance", "Layer")},
+    ("BatchNormalization", 3): "mean",
+    ("BatchNormalization", 4): "variance",
+    ("PRelu", 1): "slope",
+}
 Array = npt.NDArray[Any]
 
 
@@ -59,7 +77,9 @@ class Constant:
     array: Array
     in_node: bool  # in a Constant node, not an initializer
     readers: tuple[Reader, ...]
-    other_readers: tuple[str, ...]  # op types that are not understood
+    other_readers: tuple[
+        str, ...
+    ]  # op types that are not understood, or what a constant is to others that are no product
 
     @property
     def is_float(self) -> bool:
@@ -94,9 +114,10 @@ def find_constants(model: onnx.ModelProto) -> list[Constant]:
     uses = readers_by_name(model.graph)
     found = []
     for name, tensor, in_node in constant_tensors(model.graph):
-        if tensor.data_type not in WEIGHT_TYPES:
-            continue
         understood, others = uses.get(name, ((), ()))
+        is_sum = tensor.data_type == onnx.TensorProto.INT32 and any(op in SUM_READERS for op in others)
+        if tensor.data_type not in WEIGHT_TYPES and not is_sum:
+            continue
         found.append(Constant(name, to_array(name, tensor), in_node, tuple(understood), tuple(others)))
     return found
 
@@ -140,7 +161,7 @@ def constant_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorP
 
 
 def readers_by_name(graph: onnx.GraphProto) -> dict[str, tuple[list[Reader], list[str]]]:
-    """For each constant that something reads: (readers that are understood, op types of the others)."""
+    """For each constant that something reads: (readers that are understood, what it is to the others)."""
     uses: dict[str, tuple[list[Reader], list[str]]] = {}
     views: Views = {name: (View(name, tuple(range(len(t.dims)))),) for name, t, _ in constant_tensors(graph)}
     collect_readers(graph, views, {}, uses, inside=False)
@@ -199,7 +220,7 @@ def collect_readers(
                 understood, others = uses.setdefault(view.constant, ([], []))
                 reader = through_view(understand(node, index, len(view.axes), inside), view)
                 if reader is None:
-                    others.append(node.op_type)
+                    others.append(use_of(node, index))
                 else:
                     understood.append(reader)
 
@@ -327,6 +348,18 @@ def understand(node: onnx.NodeProto, index: int, rank: int, inside: bool) -> Rea
     if op in ("LSTM", "GRU", "RNN") and index in (1, 2) and rank == 3:
         return Reader(op, 2, None, -1)
     return None
+
+
+def use_of(node: onnx.NodeProto, index: int) -> str:
+    """What input ``index`` is to a node that is no product of it: the node's operator where that is not known.
+
+    Examples
+    --------
+    >>> use_of(onnx.NodeProto(op_type="Add"), 1), use_of(onnx.NodeProto(op_type="LSTM"), 3)
+    ('Add', 'the bias of LSTM')
+    """
+    role = ROLES.get((node.op_type, index)) if node.domain in ("", "ai.onnx") else None
+    return node.op_type if role is None else f"the {role} of {node.op_type}"
 
 
 def attribute_of(node: onnx.NodeProto, name: str) -> Any:

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-from benchmarks.quality.layers import Array, Layer, axis_of, linear_layers
+from benchmarks.quality.layers import MIN_ELEMENTS, Array, Layer, axis_of, linear_layers
 from benchmarks.quality.method import Method, Priced, Scope
 from onnx_export.ties import find_ties
-from onnx_export.weights import MIN_ELEMENTS, Constant, find_constants, from_matrix, to_matrix
+from onnx_export.weights import Constant, find_constants, from_matrix, to_matrix
 from refimpl.gptq import gptq
 from refimpl.metrics import entropy
 from refimpl.pruning import (

@@ -13,13 +13,13 @@ from typing import Any
 
 import onnx
 
-from benchmarks.quality.layers import is_linear
+from benchmarks.quality.layers import MIN_ELEMENTS, is_linear
 from benchmarks.quality.method import Method, Priced, Scope
 from benchmarks.quality.task import Task, cached, digest
 from onnx_export.compress import compress
 from onnx_export.files import read_model
 from onnx_export.ties import find_ties
-from onnx_export.weights import MIN_ELEMENTS, find_constants
+from onnx_export.weights import find_constants
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("refimpl", "codec", "onnx_export")  # what results depend on

@@ -14,10 +14,11 @@ from onnx import helper
 
 from onnx_export.calibration import Batch, batches, check_samples, read_samples
 from onnx_export.runtime import apart, open_session, run
-from onnx_export.weights import MIN_ELEMENTS, Constant, find_constants, to_matrix
+from onnx_export.weights import Constant, find_constants, to_matrix
 from refimpl.gptq import activation_order
 from refimpl.hessian import Matrix, inverse_factor
 
+MIN_ELEMENTS = 1024  # of a weight that is compared
 Array = npt.NDArray[np.float32]
 
 

@@ -16,7 +16,7 @@ from zlib_ng.zlib_ng import crc32
 
 import refimpl.errors
 from codec.tensor import DTYPES
-from onnx_export.calls import ELEMENT_TYPES, KIND_OF, checked_shape, is_call
+from onnx_export.calls import ELEMENT_TYPES, KIND_OF, attribute, checked_shape, is_call
 from onnx_export.files import naming
 from onnx_export.native import library_path
 from refimpl.errors import Corrupt, ExportError, LimitExceeded, StreamError
@@ -226,14 +226,13 @@ def decode_into(memory: DeviceMemory, offset: int, call: DeviceCall, data: list[
     Raises
     ------
     Corrupt
-        Stored bytes have another checksum, or the library finds damage.
+        Stored bytes have another checksum or none, or the library finds damage.
     """
-    attributes = {a.name: a.i for a in call.node.attribute}
-    if reduce(lambda crc, part: crc32(part, crc), data, 0) != attributes["stored_crc"]:
+    if reduce(lambda crc, part: crc32(part, crc), data, 0) != attribute(call.node, "stored_crc"):
         raise Corrupt("the checksum of the stored bytes is wrong")
     inputs = (Input * len(data))(*map(as_input, call.inputs, data))
     place = ctypes.c_uint64(memory.address + offset), ctypes.c_uint64(call.size)
-    name, to, count = call.node.op_type.encode(), ctypes.c_int64(attributes["to"]), ctypes.c_size_t(len(data))
+    name, to, count = call.node.op_type.encode(), ctypes.c_int64(attribute(call.node, "to")), ctypes.c_size_t(len(data))
     check(library().tansor_cuda_decode(memory.device, name, to, inputs, count, *place))
 
 

@@ -111,6 +111,10 @@ static Chunk *new_chunk(Gpu *gpu, uint64_t size) {
         release_unused(gpu, 0);
         failure = allocate(chunk->size, &chunk->memory);
     }
+    if (failure && chunk->size > size) { /* near the end of the device's memory the piece alone may fit */
+        chunk->size = size;
+        failure = allocate(chunk->size, &chunk->memory);
+    }
     if (failure) {
         free(chunk);
         return NULL;

@@ -117,7 +117,7 @@ def test_an_array_is_saved_once(tmp_path):
 def two_layers(path):
     """A table of 40 rows and two linear layers, as a file."""
     random = np.random.default_rng(0)
-    shapes = {"table": (40, 64), "first": (64, 64), "second[0]": (64, 48)}
+    shapes = {"table": (40, 64), "first": (64, 256), "second[0]": (256, 48)}
     tensors = [numpy_helper.from_array(random.standard_normal(s).astype(np.float32), n) for n, s in shapes.items()]
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["x"]),

@@ -97,7 +97,14 @@ def test_scales_go_where_integers_can_do_without_them(mlp):
     model = onnx.load(output)
     (scaling,) = (n for n in model.graph.node if n.output[0] == "x.scaled")
     assert scaling.op_type == "Mul"
-    assert any(s["reason"] == "a channel scale on activations" and s["elements"] == 64 for s in report["skipped"])
+    inserted = [s for s in report["skipped"] if s["reason"] == "a channel scale on activations"]
+    assert 64 in {s["elements"] for s in inserted}
+    weights = report["weights"]
+    arrays = arrays_of(onnx.load(source))
+    assert weights["count"] == sum(array.size for array in arrays.values())
+    assert weights["original_bytes"] == sum(array.nbytes for array in arrays.values())
+    assert weights["copied_bytes"] >= sum(s["stored_bytes"] for s in inserted)
+    assert weights["bits_per_weight"] == 8 * weights["stored_bytes"] / weights["count"]
     for _, stored, _ in read_calls(model):
         assert stored.scale.size in (1, max(stored.shape), min(stored.shape))
     assert verify(output, source)["ok"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx_export_models import arrays_of, call_model, feeds_for, net, normal, outputs_of, save, session
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from stored_tensors import OLDEST, OPSETS, banded_tensors
 from strategies import rng
 
@@ -162,6 +162,27 @@ def test_safetensors_take_bands(tmp_path):
     assert verify(small, plain)["ok"]
     shown = {t["name"]: t["stored_bytes"] for t in inspect(small)["tensors"]}
     assert shown == {t["name"]: t["stored_bytes"] for t in report["tensors"]}
+
+
+def test_integers_take_bands_of_any_mode_where_the_format_has_them(tmp_path):
+    """Channels that are noise, zero or narrow: a container stores such bands raw, constant and coded, a graph none."""
+    random = rng(4)
+    codes = random.integers(-128, 128, (240, 128)).astype(np.int8)
+    codes[1::3], codes[2::3] = 0, random.integers(-2, 3, (80, 128))
+    source, small = tmp_path / "m.safetensors", tmp_path / "s.safetensors"
+    save_file({"q": codes}, source)
+    (line,) = compress(source, small, recipe="lossless", profile="archive")["tensors"]
+    assert line["bands"] == 3
+    assert line["mode"] == "coded, constant, raw"
+    assert verify(small, source)["tensors"][0]["identical"]
+    decompress(small, tmp_path / "p.safetensors")
+    assert np.array_equal(load_file(tmp_path / "p.safetensors")["q"], codes)
+
+    model = net(INTEGERS.replace("256", "240").replace("192", "128"), w=codes, s=np.float32(0.1))
+    (line,) = compress(save(model, tmp_path / "m.onnx"), tmp_path / "s.onnx", recipe="lossless", profile="archive")[
+        "tensors"
+    ]
+    assert line["mode"] == "coded"
 
 
 # The recipe rate

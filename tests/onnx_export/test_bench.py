@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from onnx_export_models import NETS, net, normal, save
 
@@ -103,9 +104,45 @@ def test_a_model_without_a_free_batch_runs_once(tmp_path):
     assert list(bench(path, repeats=1)["latency"]) == [1]
 
 
-def test_no_repeats_are_refused(compressed):
+def test_no_repeats_or_seconds_are_refused(compressed):
     with pytest.raises(InvalidArgument, match="repeats is 0"):
         bench(compressed, repeats=0)
+    with pytest.raises(InvalidArgument, match="seconds is 0"):
+        bench(compressed, seconds=0)
+
+
+def test_samples_of_the_inputs_are_run(tmp_path, capsys):
+    path = save(net("(float[n, m] x) => (float[n, 32] y) { y = MatMul(x, w) }", w=normal(63, 32)), tmp_path / "m.onnx")
+    assert main(["bench", str(path), "--repeats", "1"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--calibration" in error
+    np.savez(tmp_path / "s.npz", x=np.ones((3, 63), np.float32))
+    options = ["--repeats", "1", "--calibration", str(tmp_path / "s.npz"), "--json"]
+    assert main(["bench", str(path), *options]) == 0
+    assert set(json.loads(capsys.readouterr().out)["latency"]) == {str(b) for b in BATCHES}
+    np.save(tmp_path / "s.npy", np.ones((3, 62), np.float32))
+    assert main(["bench", str(path), "--calibration", str(tmp_path / "s.npy")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_batches_that_take_too_long_are_left_out(compressed, capsys):
+    told = []
+    result = bench(compressed, seconds=1e-6, threads=1, progress=lambda *what: told.append(what))
+    assert list(result["latency"]) == [1]
+    assert result["left_out"] == [8, 64]
+    assert {what for what, _, _ in told} == {"load", "memory", "batches", "measure"}
+    print_bench(result)
+    assert "left out: batch 8 and 64, which take too long for --seconds" in capsys.readouterr().out
+
+
+def test_a_batch_that_the_model_refuses_is_left_out(tmp_path):
+    """A first dimension that is free and has one right size."""
+    path = save(
+        net("(float[n, 4] x) => (float[1, 4] y) { y = Reshape(x, s) }", s=np.array([1, 4])), tmp_path / "m.onnx"
+    )
+    result = bench(path, repeats=1)
+    assert (list(result["latency"]), result["left_out"]) == ([1], [8, 64])
 
 
 def test_indices_are_within_any_range(tmp_path):

@@ -30,6 +30,7 @@ from onnx_export.compress import compress
 from onnx_export.files import read_model
 from onnx_export.measure import Setup
 from onnx_export.native import library_path
+from onnx_export.report import report_html
 from onnx_export.rewrite import get_metadata, planned_residents, set_metadata
 from onnx_export.runtime import placement
 from onnx_export.session import load_session, run
@@ -253,11 +254,11 @@ def test_a_damaged_tensor_is_named(compressed, tmp_path):
 
 
 def test_integers_and_ties_and_bfloat16_are_fitted_too(tmp_path):
-    quantized = """(float[n, 64] x) => (float[n, 96] y) {
+    quantized = """(float[n, 128] x) => (float[n, 192] y) {
         w = DequantizeLinear(q, s)
         y = MatMul(x, w) }"""
     models = {
-        "integers": (net(quantized, q=integers(64, 96), s=np.float32(0.01)), "lossless"),
+        "integers": (net(quantized, q=integers(128, 192, width=4.0), s=np.float32(0.01)), "lossless"),
         "tied": (NETS["tied"](), "double"),
         "bfloat16": (NETS["bfloat16"](), "double"),
         "conv": (NETS["conv"](), "double"),
@@ -322,6 +323,7 @@ def test_a_budget_is_in_the_report(tmp_path):
         assert by_name[t["name"]]["stored_bytes"] == t["stored_bytes"]
         assert by_name[t["name"]]["mode"] == t["mode"]
     assert report["output_bytes"] == (tmp_path / "o.onnx").stat().st_size
+    assert "chosen for each tensor by the latency budget 1.5" in report_html(report)
     assert compress(source, tmp_path / "p.onnx")["budget"] is None
 
 

@@ -294,9 +294,9 @@ def test_statistics_of_several_inputs_are_the_largest_of_each():
 def test_calibration_makes_the_silent_channels_coarse(tmp_path):
     # Half of the inputs are always zero: nothing is lost where nothing comes in.
     source = save(
-        net("(float[n, 64] x) => (float[n, 32] y) { y = MatMul(x, w) }", w=normal(64, 32)), tmp_path / "m.onnx"
+        net("(float[n, 256] x) => (float[n, 128] y) { y = MatMul(x, w) }", w=normal(256, 128)), tmp_path / "m.onnx"
     )
-    samples = rng(1).standard_normal((64, 64)).astype(np.float32) * (np.arange(64) < 32)
+    samples = rng(1).standard_normal((64, 256)).astype(np.float32) * (np.arange(256) < 128)
     without = compress(source, tmp_path / "a.onnx")
     calibrated = compress(source, tmp_path / "b.onnx", calibration=samples)
     assert without["tensors"][0]["statistics"] == "unknown"

@@ -52,8 +52,8 @@ def test_the_graph_is_otherwise_as_it_was(tmp_path):
 
 
 def test_a_round_trip_without_loss_gives_the_same_tensors(tmp_path):
-    model = net("(float[n, 64] x) => (float[n, 64] y) { f = DequantizeLinear(w, s) y = MatMul(x, f) }",
-                w=(normal(64, 64) ** 3 * 1e5).clip(-128, 127).astype(np.int8), s=np.float32(0.1))  # fmt: skip
+    model = net("(float[n, 64] x) => (float[n, 1024] y) { f = DequantizeLinear(w, s) y = MatMul(x, f) }",
+                w=(normal(64, 1024) ** 3 * 1e5).clip(-128, 127).astype(np.int8), s=np.float32(0.1))  # fmt: skip
     source = save(model, tmp_path / "m.onnx")
     assert len(compress(source, tmp_path / "o.onnx", recipe="lossless")["tensors"]) == 1
     decompress(tmp_path / "o.onnx", tmp_path / "b.onnx")

@@ -13,14 +13,14 @@ from strategies import rng, symbol_arrays
 from codec.frame import Frame
 from codec.tensor import DTYPES, FLOATS, StoredTensor, load, store_integers, store_weight
 from onnx_export.calls import INTERLEAVE, KIND_OF
-from onnx_export.functions import BODIES, DOMAIN, functions
+from onnx_export.functions import BODIES, DOMAIN, functions, parse
 from refimpl.tans.blocks import Block, encode_block
 from refimpl.tans.stream import encode_stream
 
 OPERATORS = {
-    "Add", "ArgMax", "Cast", "Concat", "Constant", "CumSum", "Div", "Equal", "Expand", "Gather", "Less", "Loop", "Mod",
-    "Mul", "NonZero", "Range", "ReduceProd", "Reshape", "ScatterND", "Shape", "Slice", "Sub", "TopK", "Where",
-    "Identity",
+    "Add", "ArgMax", "ArgMin", "Cast", "Concat", "Constant", "CumSum", "Div", "Equal", "Expand", "Gather", "Identity",
+    "Less", "Loop", "Mod", "Mul", "NonZero", "Range", "ReduceProd", "Reshape", "ScatterND", "Shape", "Slice", "Sub",
+    "TopK", "Where",
 }  # fmt: skip
 
 
@@ -126,7 +126,37 @@ def test_only_what_is_called_is_in_a_model():
     assert set(KIND_OF) <= set(BODIES)
     assert [f.name for f in functions(["RawLinear"], 21)] == ["Dequantize", "RawLinear"]
     assert [f.name for f in functions(["DecompressPackedInteger"], 21)] == [
-        "Steps", "Unpack", "Integer", "DecompressPacked", "DecompressPackedInteger",
+        "Fields", "Step", "Steps", "Trim", "Unpack", "Integer", "DecompressPackedInteger",
     ]  # fmt: skip
     names = [f.name for f in functions([*KIND_OF, INTERLEAVE], 21)]
     assert len(names) == len(set(names)) == len(BODIES)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_file_holds_the_body_with_short_names(name):
+    (written,) = (f for f in functions([name], 21) if f.name == name)
+    source = parse(f'<domain: "{DOMAIN}", opset_import: ["" : 21, "{DOMAIN}" : 1]> ' + BODIES[name])
+    assert list(written.input) == list(source.input)
+    assert list(written.output) == list(source.output)
+    before, after = (list(nodes_of(f.node)) for f in (source, written))
+    assert [(n.domain, n.op_type) for n in before] == [(n.domain, n.op_type) for n in after]
+    pairs = {pair for b, a in zip(before, after, strict=True) for pair in zip(names_of(b), names_of(a), strict=True)}
+    assert len(pairs) == len({b for b, _ in pairs}) == len({a for _, a in pairs})  # one to one
+    ends = {*source.input, *source.output}
+    assert all(len(a) <= 2 or a == b in ends for b, a in pairs)
+
+
+def nodes_of(nodes):
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from nodes_of(attribute.g.node)
+
+
+def names_of(node):
+    ends = [value.name for attribute in node.attribute for value in (*attribute.g.input, *attribute.g.output)]
+    return [*node.input, *node.output, *ends]
+
+
+def test_the_functions_of_a_usual_file_take_less_than_seven_kilobytes():
+    assert sum(f.ByteSize() for f in functions(["DecompressLinear", "DecompressClassesLinear"], 21)) < 7000

@@ -2,17 +2,23 @@ import json
 
 import onnx
 import pytest
-from onnx_export_models import NETS, OPT, save
+from onnx_export_models import OPT, net, normal, save
 
 from onnx_export.compress import compress
 from onnx_export.inspect import inspect
 from refimpl.errors import ExportError, InvalidArgument, StreamError
 
+TEXT = "(float[n, 256] x) => (float[n, 128] y) { a = MatMul(x, w1) b = MatMul(a, w2) y = MatMul(b, w3) }"
+
 
 @pytest.fixture(scope="module")
 def compressed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compressed")
-    report = compress(save(NETS["deep"](), folder / "m.onnx"), folder / "o.onnx", fraction=0.75)
+    report = compress(
+        save(net(TEXT, w1=normal(256, 384), w2=normal(384, 256), w3=normal(256, 128)), folder / "m.onnx"),
+        folder / "o.onnx",
+        fraction=0.75,
+    )
     return folder / "o.onnx", report
 
 

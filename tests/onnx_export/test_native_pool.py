@@ -105,3 +105,16 @@ def test_what_is_not_used_makes_room(pool):
     pool.tansor_pool_free(address)
     pool.tansor_pool_empty()
     assert pool.bytes_held() == 0
+
+
+def test_a_piece_that_fits_where_no_chunk_does_is_given(pool):
+    """A chunk of 32 MB holds two pieces of 15; behind it is room for one more piece, not for another chunk."""
+    pool.set_room(50 * MEGABYTE)
+    pieces = [pool.tansor_pool_allocate(15 * MEGABYTE) for _ in range(3)]
+    assert all(pieces)
+    assert pool.bytes_held() == 47 * MEGABYTE
+    assert pool.tansor_pool_allocate(15 * MEGABYTE) == 0
+    for piece in pieces:
+        pool.tansor_pool_free(piece)
+    pool.tansor_pool_empty()
+    assert pool.bytes_held() == 0

@@ -45,6 +45,19 @@ def test_target_bits_are_met_over_the_whole_model(tmp_path, bits, profile):
     verify(tmp_path / "small.onnx", OPT)
 
 
+def test_a_model_that_is_smaller_without_a_decoder_says_that_it_misses_the_target(tmp_path):
+    notes = {}
+    for width in (64, 1024):
+        source = save(net(f"(float[n, 64] x) => (float[n, {width}] y) {{ y = MatMul(x, w) }}", w=normal(64, width)),
+                      tmp_path / "m.onnx")  # fmt: skip
+        samples = rng(0).standard_normal((64, 64)).astype(np.float32)
+        report = compress(source, tmp_path / "o.onnx", recipe="rate", target_bits=3, calibration=samples, force=True)
+        notes[width] = [note for note in report["notes"] if "--target-bits" in note]
+        assert bool(notes[width]) == (report["weights"]["bits_per_weight"] > 3.1)
+    assert notes[64]
+    assert not notes[1024]
+
+
 def test_more_jobs_write_the_same_bytes(tmp_path):
     for jobs in (1, 3):
         compress(OPT, tmp_path / f"{jobs}.onnx", recipe="rate", target_bits=4, calibration=TOKENS, jobs=jobs)
@@ -152,12 +165,12 @@ def test_what_is_not_watched_is_named(tmp_path):
 
 
 def test_already_quantized_weights_keep_their_values(tmp_path):
-    graph = """(float[n, 64] x) => (float[n, 32] y) {
+    graph = """(float[n, 256] x) => (float[n, 32] y) {
         d = DequantizeLinear(q, s, z) h = MatMul(x, d) r = Relu(h) y = MatMul(r, w) }"""
-    q = rng(0).normal(0, 9, (64, 32)).round().astype(np.int8)
-    model = net(graph, q=q, s=np.float32(0.01), z=np.int8(0), w=normal(32, 32))
+    q = rng(0).normal(0, 4, (256, 128)).round().astype(np.int8)
+    model = net(graph, q=q, s=np.float32(0.01), z=np.int8(0), w=normal(128, 32))
     source = save(model, tmp_path / "m.onnx")
-    samples = rng(0).standard_normal((40, 64)).astype(np.float32)
+    samples = rng(0).standard_normal((40, 256)).astype(np.float32)
     report = compress(source, tmp_path / "s.onnx", recipe="rate", calibration=samples)
     assert {t["name"]: t["recipe"] for t in report["tensors"]}["q"] == "lossless"
     assert verify(tmp_path / "s.onnx", source)

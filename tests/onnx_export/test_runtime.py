@@ -25,6 +25,27 @@ def test_a_half_removed_onnxruntime_is_the_same_sentence(monkeypatch):
         open_session(NETS["deep"]())
 
 
+def test_ctrl_c_while_onnxruntime_is_imported_is_no_missing_package(tmp_path, monkeypatch, capsys):
+    """Its extension module, and its own try, make an ImportError of the interrupt."""
+    (tmp_path / "onnxruntime.py").write_text("""if True:
+        try:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as interrupt:
+                raise ImportError("initialization failed") from interrupt
+        except Exception as error:
+            failure = error
+        raise failure""")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    with pytest.raises(KeyboardInterrupt):
+        open_session(NETS["deep"]())
+    source = save(NETS["deep"](), tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.ones((3, 64), np.float32))
+    assert main(["run", str(source), "--input", f"x={tmp_path / 'x.npy'}", "-o", str(tmp_path / "y.npz")]) == 130
+    assert capsys.readouterr().err == "tansor: interrupted; nothing was written\n"
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -19,11 +19,11 @@ from onnx_export.session import load_session
 from onnx_export.verify import verify
 from refimpl.errors import Corrupt, ExportError, InvalidArgument, StreamError, TansorError
 
-TEXT = """(float[n, 64] x) => (float[n, 64] y) { a = MatMul(x, layer__w) f = DequantizeLinear(codes, s, z)
+TEXT = """(float[n, 128] x) => (float[n, 128] y) { a = MatMul(x, layer__w) f = DequantizeLinear(codes, s, z)
     b = MatMul(a, f) c = MatMul(b, blank) d = MatMul(c, halves) e = Gemm(d, t) y = Tanh(e) }""".replace("__", "_")
 TENSORS = {
-    "layer_w": normal(64, 64), "codes": integers(64, 64, width=4.0), "s": np.float32(0.1), "z": np.int8(0),
-    "blank": np.zeros((64, 64), np.float32), "halves": normal(64, 64, seed=2), "t": normal(64, 64, seed=3),
+    "layer_w": normal(128, 128), "codes": integers(128, 128, width=4.0), "s": np.float32(0.1), "z": np.int8(0),
+    "blank": np.zeros((128, 128), np.float32), "halves": normal(128, 128, seed=2), "t": normal(128, 128, seed=3),
 }  # fmt: skip
 NAMES = {"layer_w", "codes", "blank", "halves", "t"}
 
@@ -50,7 +50,8 @@ def test_an_undamaged_file_is_verified(compressed):
     result = verify(compressed, progress=lambda *step: told.append(step))
     assert result["ok"]
     assert result["path"] == str(compressed)
-    assert {t["name"]: (t["shape"], t["elements"]) for t in result["tensors"]} == {n: ([64, 64], 4096) for n in NAMES}
+    shown = {t["name"]: (t["shape"], t["elements"]) for t in result["tensors"]}
+    assert shown == {name: ([128, 128], 128 * 128) for name in NAMES}
     assert all(t.keys() == {"name", "shape", "elements"} for t in result["tensors"])
     assert told == [("verify", i + 1, 5) for i in range(5)]
 

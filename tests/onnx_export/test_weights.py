@@ -84,7 +84,7 @@ def test_readers_that_are_understood(case, in_node):
         ("y = Add(x, w)", (64, 32), "Add"),
         ("y = Gather <axis = 1> (w, x)", (64, 32), "Gather"),
         ("y = Gather(x, w)", (64, 32), "Gather"),
-        ("y = Gemm(x, x, w)", (64, 32), "Gemm"),
+        ("y = Gemm(x, x, w)", (64, 32), "the bias of Gemm"),
         ("y = Conv(w, x)", (1, 4, 32, 32), "Conv"),
         ("y = MatMul(x, w)", (2048,), "MatMul"),
         ("v = Reshape(w, x) y = MatMul(x, v)", (64, 32), "Reshape"),
