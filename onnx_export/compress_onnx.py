@@ -52,19 +52,22 @@ from onnx_export.probe import (
 from onnx_export.progress import Progress
 from onnx_export.rate import Judge, compress_by_rate
 from onnx_export.recipes import RECIPES, RateSettings, WeightSettings, raise_targets
+from onnx_export.references import Scratch, is_reference, tensors_in
 from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
-from onnx_export.runtime import open_session
+from onnx_export.runtime import onnxruntime, open_session
 from onnx_export.tensors import (
     NOT_CALIBRATED,
     WOULD_NOT_SHRINK,
     Array,
     Lines,
     Options,
+    Result,
     Skipped,
     Tensor,
     compress_integers,
     compress_weight,
     is_excluded,
+    keep_result,
     mode_of,
     reason_to_copy,
     skip,
@@ -77,7 +80,7 @@ from refimpl.activations import ActivationStatistics
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.pruning import global_shares, linf_score
 
-Results = dict[str, tuple[Stored, Call | None, Tensor]]  # no call where coding would not shrink
+Results = dict[str, Result]
 
 
 def compress_onnx(
@@ -93,6 +96,7 @@ def compress_onnx(
     """Compress an ONNX file."""
     with naming(source):
         model = prepare(read_model(source), source)
+        options.scratch.align(model)
         hoist_weights(model)
         constants = find_constants(model)
     reasons = {c.name: reason_to_skip(c, options) for c in constants}
@@ -160,7 +164,7 @@ def compress_constants(
 ) -> Results:
     """Compress tensors of a graph, several at a time."""
 
-    def one(constant: Constant) -> tuple[str, tuple[Stored, Call | None, Tensor]]:
+    def one(constant: Constant) -> tuple[str, Result]:
         known = combine(constant.readers, statistics)
         stored, line = compress_constant(constant, known, options, placement or Placement())
         if not constant.is_float and mode_of(stored) in ("raw", "constant"):
@@ -169,13 +173,17 @@ def compress_constants(
         line = with_container_bytes(line, call.stored_bytes)
         return constant.name, (stored, call if line.stored_bytes < line.original_bytes else None, line)
 
-    return dict(in_parallel(one, constants, options.jobs, tell))
+    done = in_parallel(one, constants, options.jobs, tell)
+    return {name: keep_result(name, result, options.scratch) for name, result in done}
 
 
 def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Inputs, Batch]:
     """(inputs of a model that ONNX Runtime can open, calibration samples that fit them)."""
     samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
-    session = open_session(model)
+    settings = onnxruntime().SessionOptions()  # nothing is run
+    settings.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.add_session_config_entry("session.disable_prepacking", "1")
+    session = open_session(model, options=settings)
     return inputs_of(session), check_samples(session, samples)
 
 
@@ -217,7 +225,7 @@ def calibrated(
             options = replace(options, recipe=replace(options.recipe, weights=weights))
         tied = {tie.source for tie in ties.values()} | ties.keys()
         frozen = {c.name for c in find_constants(model) if is_excluded(c.name, options)}
-        placement = place_scales(model, floats, tied, frozen, statistics, weights)
+        placement = place_scales(model, floats, tied, frozen, statistics, weights, options.scratch)
         skipped += placement.added
         constants = with_new_arrays(model, constants)
     if options.recipe.quantizes_activations:
@@ -232,7 +240,8 @@ def calibrated(
     def measure(results: Results) -> float | None:
         stored = {name: tensor for name, (tensor, call, _) in results.items() if call is not None}
         kept = {name: tie for name, tie in ties.items() if tie.source in stored}
-        return output_sqnr(before, model_outputs(with_weights(model, stored, kept), feeds))
+        with options.scratch.another() as scratch:
+            return output_sqnr(before, model_outputs(with_weights(model, stored, kept, scratch), feeds))
 
     first = measure(results)
     if first is None:
@@ -283,7 +292,7 @@ def rated(
             raise InvalidArgument(f"what is copied takes {8 * fixed / count:.2f} bits per weight: raise --target-bits")
     judge = None
     if tokens is not None and settings.max_loss_percent is not None:
-        judge = perplexity_judge(model, ties, tokens, settings.max_loss_percent)
+        judge = perplexity_judge(model, ties, tokens, settings.max_loss_percent, options.scratch)
     with work_folder(options, model, ties, checked) as folder:
         rate, error = compress_by_rate(
             model, floats, ties, checked, probe_batches(inputs, checked), bits, judge, options, folder, tell
@@ -305,7 +314,7 @@ def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie
     Runs with other targets, tensors left out or recipes share what they measure alike.
     """
     if options.work is None:
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory(dir=options.scratch.folder) as temporary:
             yield Path(temporary)
         return
     price = (options.recipe.rate or RateSettings()).price
@@ -320,13 +329,14 @@ def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie
 
 
 def perplexity_judge(
-    model: onnx.ModelProto, ties: Mapping[str, Tie], tokens: npt.NDArray[np.int64], percent: float
+    model: onnx.ModelProto, ties: Mapping[str, Tie], tokens: npt.NDArray[np.int64], percent: float, scratch: Scratch
 ) -> Judge:
     """A judge of weights: the loss of perplexity over the loss allowed."""
     before, _ = score(open_session(model), tokens, lambda _i, _n: None)
 
     def judge(weights: Mapping[str, Array]) -> float:
-        after, _ = score(open_session(with_arrays(model, weights, ties)), tokens, lambda _i, _n: None)
+        with scratch.another() as apart:
+            after, _ = score(open_session(with_arrays(model, weights, ties, apart)), tokens, lambda _i, _n: None)
         return float(100 * np.expm1(after - before) / percent)
 
     return judge
@@ -437,10 +447,13 @@ def for_rows(
 
 
 def check_model(model: onnx.ModelProto) -> None:
-    """Let onnx's checker see the result; it cannot take models above 2 GB in memory."""
-    if model.ByteSize() >= 1 << 31:
-        return
+    """Let onnx's checker see the result, without the bytes that the model refers to."""
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    for tensor in tensors_in(light.graph):
+        if is_reference(tensor):
+            tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(light)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the compressed model is invalid: {first_line(error)}") from None

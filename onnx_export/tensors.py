@@ -20,7 +20,9 @@ from codec.tensor import (
     store_integers,
     store_weight,
 )
+from onnx_export.calls import Call, write_call
 from onnx_export.recipes import UNCALIBRATED_RAISE_DB, Recipe, raise_targets
+from onnx_export.references import MEMORY, Scratch
 from onnx_export.weights import MIN_ELEMENTS, along_axis, from_matrix, from_rows, to_matrix, to_rows
 from refimpl.activations import ActivationStatistics
 from refimpl.bands import Bands, code_bands
@@ -47,6 +49,7 @@ class Options:
     jobs: int = 1
     work: Path | None = None  # folder for what is finished
     scheduler: str | None = None  # address of a Dask cluster
+    scratch: Scratch = MEMORY  # for what is finished and what is decoded to be measured
     bands: bool = True  # in the profile archive
 
     @property
@@ -93,6 +96,7 @@ class Skipped:
 
 
 Lines = tuple[list[Tensor], list[Skipped], list[str]]  # compressed, copied, notes
+Result = tuple[Stored, Call | None, Tensor]  # no call where coding would not shrink
 
 
 def compress_weight(
@@ -272,6 +276,29 @@ def channel_counts(codes: Array, axis: int) -> npt.NDArray[np.int64]:
     least = int(codes.min(initial=0))
     alphabet = int(codes.max(initial=0)) - least + 1
     return np.stack([np.bincount(row.astype(np.int64) - least, minlength=alphabet) for row in rows])
+
+
+def keep_result(name: str, result: Result, scratch: Scratch) -> Result:
+    """The same result, its bytes in files."""
+    stored, call, line = result
+    stored = keep_stored(stored, scratch)
+    return stored, None if call is None else write_call(name, stored), line
+
+
+def keep_stored(stored: Stored, scratch: Scratch) -> Stored:
+    """The same tensor, its bytes in files."""
+    if isinstance(stored, BandedTensor):
+        return replace(stored, parts=tuple(keep_part(part, scratch) for part in stored.parts))
+    return keep_part(stored, scratch)
+
+
+def keep_part(stored: StoredTensor, scratch: Scratch) -> StoredTensor:
+    """The same tensor, its bytes in files."""
+    block = stored.frame.block
+    block = replace(block, raw=scratch.keep(block.raw))
+    if block.stream is not None:
+        block = replace(block, stream=replace(block.stream, words=scratch.keep(block.stream.words)))
+    return replace(stored, frame=replace(stored.frame, block=block))
 
 
 def bytes_in_file(stored: Stored) -> int:
