@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx_export.calibration import Batch, batches
+from onnx_export.calibration import Batch, batches, last_first
 from onnx_export.runtime import apart, open_session, run
 from onnx_export.weights import Constant
 
@@ -121,6 +121,7 @@ def run_group(
     model: onnx.ModelProto, group: Sequence[Moment], samples: Batch, tell: Callable[[int, int], None]
 ) -> dict[Moment, npt.NDArray[np.float32]]:
     """The moments of a group, from one run of the samples."""
+    group = last_first(model, group, lambda moment: moment.activation)
     watched, arrays = apart(model)
     del watched.graph.output[:]
     outputs = [add_moment(watched, i, m) for i, m in enumerate(group)]

@@ -75,7 +75,8 @@ def verify(
             decoded = load(tensor)
         line: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "elements": decoded.size}
         if originals is not None:
-            line |= compare(name, decoded, originals, scaled.get(name, ()))
+            with naming(against):
+                line |= compare(name, decoded, originals, scaled.get(name, ()))
         lines.append(line)
         tell("verify", done + 1, len(stored))
     return {"path": str(source), "ok": True, "tensors": lines}
