@@ -170,9 +170,10 @@ class Scratch:
         ...     bool((kept == a).all()), is_reference(to_tensor(kept, "a")), scratch.keep(a[:2])
         (True, True, array([0, 1]))
         """
-        small = array.nbytes < LARGE or array.dtype.name in PACKED
-        if self.folder is None or small or place_in_file(array) is not None:
+        if self.folder is None or array.dtype.name in PACKED or place_in_file(array) is not None:
             return array
+        if array.nbytes < LARGE:
+            return array.copy()  # a view would hold all that it is a view of
         path = self.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         return mapped(path, 0, array.nbytes).view(array.dtype).reshape(array.shape)
 
