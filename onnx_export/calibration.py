@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from onnx_export.runtime import ELEMENT_TYPES, apart, open_session, run
+from onnx_export.runtime import ELEMENT_TYPES, apart, frugal_options, open_session, run
 from onnx_export.weights import Reader
 from refimpl.activations import ActivationStatistics
 from refimpl.errors import CalibrationError
@@ -194,7 +194,7 @@ def collect_statistics(
     names: dict[tuple[str, int], tuple[str, str, str]] = {}
     for key in last_first(model, activations, lambda key: key[0]):
         names[key] = add_reductions(watched, len(names), *key, activations[key])
-    session = open_session(watched, arrays=arrays)
+    session = open_session(watched, options=frugal_options(), arrays=arrays)
     outputs = [name for triple in names.values() for name in triple]
     maximum: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
     means: dict[tuple[str, int], npt.NDArray[np.float64]] = {}

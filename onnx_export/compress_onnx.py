@@ -54,7 +54,7 @@ from onnx_export.rate import Judge, compress_by_rate
 from onnx_export.recipes import RECIPES, RateSettings, WeightSettings, raise_targets
 from onnx_export.references import Scratch, is_reference, tensors_in
 from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
-from onnx_export.runtime import onnxruntime, open_session
+from onnx_export.runtime import frugal_options, onnxruntime, open_session
 from onnx_export.tensors import (
     NOT_CALIBRATED,
     WOULD_NOT_SHRINK,
@@ -180,10 +180,9 @@ def compress_constants(
 def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Inputs, Batch]:
     """(inputs of a model that ONNX Runtime can open, calibration samples that fit them)."""
     samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
-    settings = onnxruntime().SessionOptions()  # nothing is run
-    settings.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.add_session_config_entry("session.disable_prepacking", "1")
-    session = open_session(model, options=settings)
+    options = frugal_options()
+    options.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL  # nothing is run
+    session = open_session(model, options=options)
     return inputs_of(session), check_samples(session, samples)
 
 
@@ -332,11 +331,12 @@ def perplexity_judge(
     model: onnx.ModelProto, ties: Mapping[str, Tie], tokens: npt.NDArray[np.int64], percent: float, scratch: Scratch
 ) -> Judge:
     """A judge of weights: the loss of perplexity over the loss allowed."""
-    before, _ = score(open_session(model), tokens, lambda _i, _n: None)
+    before, _ = score(open_session(model, options=frugal_options()), tokens, lambda _i, _n: None)
 
     def judge(weights: Mapping[str, Array]) -> float:
         with scratch.another() as apart:
-            after, _ = score(open_session(with_arrays(model, weights, ties, apart)), tokens, lambda _i, _n: None)
+            session = open_session(with_arrays(model, weights, ties, apart), options=frugal_options())
+            after, _ = score(session, tokens, lambda _i, _n: None)
         return float(100 * np.expm1(after - before) / percent)
 
     return judge

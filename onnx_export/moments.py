@@ -18,7 +18,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_export.calibration import Batch, batches, last_first
-from onnx_export.runtime import apart, open_session, run
+from onnx_export.runtime import apart, frugal_options, open_session, run
 from onnx_export.weights import Constant
 
 BUDGET = 1 << 29  # bytes of moments held at once
@@ -125,7 +125,7 @@ def run_group(
     watched, arrays = apart(model)
     del watched.graph.output[:]
     outputs = [add_moment(watched, i, m) for i, m in enumerate(group)]
-    session = open_session(watched, arrays=arrays)
+    session = open_session(watched, options=frugal_options(), arrays=arrays)
     sums = [np.zeros((m.width, m.width)) for m in group]
     tokens = np.zeros(len(group))
     todo = list(batches(session, samples))

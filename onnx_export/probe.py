@@ -15,7 +15,7 @@ from codec.tensor import Stored, load
 from onnx_export.calibration import batches
 from onnx_export.references import MEMORY, Scratch, to_tensor
 from onnx_export.rewrite import copy_without
-from onnx_export.runtime import onnxruntime, open_session, run
+from onnx_export.runtime import frugal_options, open_session, run
 from onnx_export.ties import Tie
 from refimpl.metrics import sqnr_db
 
@@ -42,7 +42,7 @@ def model_outputs(model: onnx.ModelProto, feeds: Iterable[Arrays]) -> list[npt.N
 
     Batches are left out once the outputs exceed `PROBE_BYTES`, the same ones for the same model.
     """
-    options = onnxruntime().SessionOptions()
+    options = frugal_options()
     options.add_session_config_entry("optimization.disable_specified_optimizers", REQUANTIZING)
     session = open_session(model, options=options)
     results: list[list[npt.NDArray[np.floating]]] = []

@@ -131,6 +131,13 @@ def open_session(
     return session
 
 
+def frugal_options() -> Any:
+    """Options for a session that reads its weights where they are, instead of a packed copy of them all."""
+    options = onnxruntime().SessionOptions()
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
 def apart(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, npt.NDArray[Any]]]:
     """(a copy of a model with placeholders instead of the large weights that it holds, their values).
 

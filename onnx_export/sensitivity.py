@@ -13,7 +13,7 @@ from onnx_export.calibration import Batch
 from onnx_export.probe import PROBE_BYTES, with_ties
 from onnx_export.references import MEMORY, Scratch, to_tensor
 from onnx_export.rewrite import copy_without
-from onnx_export.runtime import open_session, run
+from onnx_export.runtime import frugal_options, open_session, run
 from onnx_export.ties import Tie
 from onnx_export.weights import Constant
 
@@ -31,7 +31,8 @@ class Probe:
         feeds: Iterable[Batch],
         scratch: Scratch = MEMORY,
     ) -> None:
-        self.session = open_session(overridable(model, {c.name: c.array for c in constants}, ties, scratch))
+        light = overridable(model, {c.name: c.array for c in constants}, ties, scratch)
+        self.session = open_session(light, options=frugal_options())
         self.ties = ties
         self.feeds: list[Batch] = []
         self.before: list[list[Array]] = []
