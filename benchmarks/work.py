@@ -32,7 +32,7 @@ from onnx import helper, numpy_helper
 from onnx_export.measure import resident_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
-ROWS, WIDTH, INNER = 4096, 512, 2048  # of the table and of each block
+ROWS, WIDTH, INNER = 4096, 256, 1024  # of the table and of each block
 SAMPLES, TOKENS = 32, 128
 RECIPES = ("lossless", "double", "rate", "aggressive")
 INTERVAL = 0.004  # seconds between samples
@@ -52,27 +52,30 @@ def main() -> None:
     """Run it."""
     options = parse()
     versions = {"this": ROOT} | ({"against": options.against} if options.against else {})
+    suffixes = ["", ", against"][: len(versions)]
+    columns = [f"{what}{suffix}" for what in ("seconds", "CPU s", "anonymous MB", "resident MB") for suffix in suffixes]
+    print(f"| model | weights | fp32 MB | recipe | {' | '.join(columns)} |")
+    print("|---" * (4 + len(columns)) + "|")
+    rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         models = [(options.model.stem, options.model, options.calibration)] if options.model else []
         models += [made(folder, blocks) for blocks in options.blocks]
         idle = {version: measured(sources, []) for version, sources in versions.items()}
-        rows = [row(name, *files, recipe, options.jobs, folder, versions, idle) for name, *files in models
-                for recipe in options.recipe]  # fmt: skip
+        for recipe in options.recipe:
+            for name, *files in models:
+                rows.append(row(name, *files, recipe, options.jobs, folder, versions, idle))
+                print_row(rows[-1], list(versions))
     if options.json:
         options.json.write_text(json.dumps({"idle": idle, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    columns = [f"{what}{suffix}" for what in ("seconds", "CPU s", "anonymous MB", "resident MB")
-               for suffix in (["", ", against"] if options.against else [""])]  # fmt: skip
-    print(f"| model | weights | fp32 MB | recipe | {' | '.join(columns)} |")
-    print("|---" * (4 + len(columns)) + "|")
-    for r in rows:
-        cells = [
-            f"{r[version][key] / unit:.0f}"
-            for key, unit in (("seconds", 1), ("cpu_seconds", 1), ("anonymous_bytes", 1e6), ("resident_bytes", 1e6))
-            for version in versions
-        ]
-        named = f"{r['model']} | {r['weights']:,} | {r['model_bytes'] / 1e6:.0f} | {r['recipe']}"
-        print(f"| {named} | {' | '.join(cells)} |")
+
+
+def print_row(row: dict[str, Any], versions: list[str]) -> None:
+    """A line of the table."""
+    units = {"seconds": 1, "cpu_seconds": 1, "anonymous_bytes": 1e6, "resident_bytes": 1e6}
+    cells = [f"{row[version][key] / unit:.0f}" for key, unit in units.items() for version in versions]
+    named = f"{row['model']} | {row['weights']:,} | {row['model_bytes'] / 1e6:.0f} | {row['recipe']}"
+    print(f"| {named} | {' | '.join(cells)} |", flush=True)
 
 
 def row(

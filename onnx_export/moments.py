@@ -1,8 +1,8 @@
 """Second moments of what meets the weights: X^T X over calibration tokens, for error feedback.
 
 Computed inside ONNX Runtime and reduced there, batch by batch; a convolution's X are its patches, which a
-convolution with unit kernels lays out. As many are collected in a run of the samples as fit a fixed budget of memory
-and each is then put on disk, so that what is held at once follows the largest layer, not the model.
+convolution with unit kernels lays out. As many are collected in a run of the samples as fit a budget of memory that
+follows the largest of them, and each is then put on disk: what is held at once does not follow the model.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from onnx_export.calibration import Batch, batches, last_first
 from onnx_export.runtime import apart, frugal_options, open_session, run
 from onnx_export.weights import Constant
 
-BUDGET = 1 << 29  # bytes of moments held at once
+BUDGET = 1 << 26  # bytes of moments that are always held at once
+LARGEST = 4  # or so many of the largest: quantizing its layer takes more than that, with two jobs
 ENTRY = 16  # bytes of an entry: the sum, what a batch adds to it, and ONNX Runtime's room for that
 WIDEST = 1 << 14  # inputs of a layer; beyond, a moment is larger than any weight it could help
 
@@ -107,8 +108,9 @@ def within_budget(moments: Sequence[Moment]) -> Iterator[list[Moment]]:
     """Cut a row of moments where they would exceed the budget."""
     group: list[Moment] = []
     size = 0
+    budget = max(BUDGET, LARGEST * ENTRY * max((m.width for m in moments), default=0) ** 2)
     for moment in moments:
-        if group and size + ENTRY * moment.width**2 > BUDGET:
+        if group and size + ENTRY * moment.width**2 > budget:
             yield group
             group, size = [], 0
         group.append(moment)

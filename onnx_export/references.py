@@ -186,10 +186,12 @@ class Scratch:
     def align(self, model: onnx.ModelProto) -> None:
         """Copy references whose places are not aligned to their types to files of their own, in place."""
         for tensor in tensors_in(model.graph):
-            if self.folder is not None and is_reference(tensor):
-                _, offset, length = place_of(tensor)
-                if offset % helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize:
-                    set_reference(tensor, self.write(bytes_of(tensor)), 0, length)
+            if self.folder is None or not is_reference(tensor):
+                continue
+            _, offset, length = place_of(tensor)
+            known = tensor.data_type in helper.get_all_tensor_dtypes()
+            if known and offset % helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize:
+                set_reference(tensor, self.write(bytes_of(tensor)), 0, length)
 
     def write(self, data: npt.NDArray[np.uint8]) -> Path:
         """A new file of these bytes.

@@ -80,7 +80,8 @@ def test_a_budget_cuts_the_work_and_changes_nothing(tmp_path, monkeypatch):
     names = ("w1", "w2", "w3")
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     wanted, whole = collect(model, tmp_path / "a", samples, names)
-    monkeypatch.setattr(under_test, "BUDGET", under_test.ENTRY * 96**2)
+    monkeypatch.setattr(under_test, "BUDGET", 0)
+    monkeypatch.setattr(under_test, "LARGEST", 1)
     assert len(list(within_budget(wanted))) == 3
     _, cut = collect(model, tmp_path / "b", samples, names)
     assert all(np.array_equal(np.load(whole[m]), np.load(cut[m])) for m in wanted)
