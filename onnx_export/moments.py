@@ -22,7 +22,7 @@ from onnx_export.runtime import apart, frugal_options, open_session, run
 from onnx_export.weights import Constant
 
 BUDGET = 1 << 26  # bytes of moments that are always held at once
-LARGEST = 4  # or so many of the largest: quantizing its layer takes more than that, with two jobs
+LARGEST = 8  # or so many of the largest: about what quantizing its layer takes, with two jobs
 ENTRY = 16  # bytes of an entry: the sum, what a batch adds to it, and ONNX Runtime's room for that
 WIDEST = 1 << 14  # inputs of a layer; beyond, a moment is larger than any weight it could help
 
@@ -95,7 +95,8 @@ def collect_moments(
         ONNX Runtime is missing or cannot run the model.
     """
     names = {m: folder / f"moment-{m.digest}.npy" for m in sorted(set(wanted), key=lambda m: m.key)}
-    todo = [m for m in names if not names[m].exists()]
+    # By depth: a run goes no deeper than the last of its group.
+    todo = last_first(model, [m for m in names if not names[m].exists()], lambda moment: moment.activation)
     groups = list(within_budget(todo))
     for index, group in enumerate(groups):
         sums = run_group(model, group, samples, lambda i, n, g=index: tell(g * n + i, len(groups) * n))  # type: ignore[misc]
@@ -123,7 +124,6 @@ def run_group(
     model: onnx.ModelProto, group: Sequence[Moment], samples: Batch, tell: Callable[[int, int], None]
 ) -> dict[Moment, npt.NDArray[np.float32]]:
     """The moments of a group, from one run of the samples."""
-    group = last_first(model, group, lambda moment: moment.activation)
     watched, arrays = apart(model)
     del watched.graph.output[:]
     outputs = [add_moment(watched, i, m) for i, m in enumerate(group)]

@@ -87,6 +87,12 @@ def test_a_budget_cuts_the_work_and_changes_nothing(tmp_path, monkeypatch):
     assert all(np.array_equal(np.load(whole[m]), np.load(cut[m])) for m in wanted)
 
 
+def test_groups_follow_the_largest_and_not_the_number():
+    many = [Moment(f"x{i}", -1, 4096) for i in range(40)]
+    assert {len(group) for group in within_budget(many)} == {under_test.LARGEST}
+    assert [len(group) for group in within_budget(many[:3])] == [3]
+
+
 def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch):
     model = NETS["deep"]()
     samples = {"x": rng(0).standard_normal((20, 64)).astype(np.float32)}
