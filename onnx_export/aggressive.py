@@ -8,12 +8,14 @@ import numpy as np
 import onnx
 
 from onnx_export.calibration import Batch
-from onnx_export.moments import Moment
+from onnx_export.moments import Moment, input_power, load_hessian
 from onnx_export.parallel import on_layers
 from onnx_export.progress import Progress
-from onnx_export.rate import Layer, Matrix, factor_of, make_layer, result_of, watch
+from onnx_export.rate import Layer, Matrix, make_layer, result_of, watch
 from onnx_export.tensors import Options, Result, keep_result, store_matrix
 from onnx_export.weights import Constant
+from refimpl.hessian import inverse_factor
+from refimpl.pruning import zero_dead
 from refimpl.quantization import QuantizationSpec
 from refimpl.schedule import estimated_loss, schedule
 from refimpl.sparsegpt import prune_and_quantize
@@ -69,15 +71,16 @@ def prune_layers(
     return {name: keep_result(name, result, options.scratch) for name, result in found}
 
 
-def known_factor(layer: Layer, moments: Mapping[Moment, Path]) -> Matrix:
-    """The factor of a layer; that of independent inputs if its moment was not finite."""
-    factor = factor_of(layer, moments)
-    return np.eye(layer.matrix().shape[1]) if factor is None else factor
+def known_hessian(layer: Layer, moments: Mapping[Moment, Path]) -> Matrix:
+    """The H of a layer; that of independent inputs if its moment was not finite."""
+    hessian = load_hessian(moments, layer.moments, layer.unwatched)
+    return np.eye(layer.matrix().shape[1]) if hessian is None else hessian
 
 
 def loss_of(layer: Layer, moments: Mapping[Moment, Path]) -> float:
-    """Estimated loss of a layer."""
-    return estimated_loss(layer.matrix(), known_factor(layer, moments))
+    """Estimated loss of a layer, in the unit of its outputs squared: only then do layers compare."""
+    factor = inverse_factor(known_hessian(layer, moments))
+    return input_power(moments, layer.moments) * estimated_loss(layer.matrix(), factor)
 
 
 def prune_layer(item: tuple[Layer, float], moments: Mapping[Moment, Path], options: Options) -> tuple[str, Result]:
@@ -89,7 +92,8 @@ def prune_layer(item: tuple[Layer, float], moments: Mapping[Moment, Path], optio
     by_row = layer.in_rows or array.ndim == 2
     axis = layer.axis if layer.in_rows or not by_row else 1 - layer.axis % 2  # the other one holds the rows
     spec = QuantizationSpec(bits=settings.bits, granularity="channel" if by_row else "tensor")
-    result = prune_and_quantize(layer.matrix(), known_factor(layer, moments), sparsity, spec)
+    hessian = known_hessian(layer, moments)
+    result = prune_and_quantize(zero_dead(layer.matrix(), hessian), inverse_factor(hessian), sparsity, spec)
     codes = result.quantized.codes.astype(np.int8)  # they are: the spec is symmetric
     symbols, zero = to_symbols(codes)
     stored = store_matrix(array, symbols, zero, result.quantized.scale, axis, by_row, options)

@@ -200,6 +200,12 @@ def load_hessian(
     return total
 
 
+def input_power(moments: Mapping[Moment, Path], wanted: Sequence[Moment]) -> float:
+    """Mean square of what meets a weight, over its known uses, which `load_hessian` divides out; 1 if none is known."""
+    known = [float(np.mean(np.diagonal(np.load(moments[m])), dtype=np.float64)) for m in wanted if m in moments]
+    return float(np.mean(known)) if known else 1.0
+
+
 def normalized(moment: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """A moment whose diagonal has the mean 1."""
     mean = float(np.mean(np.diagonal(moment), dtype=np.float64))
