@@ -1,15 +1,23 @@
 """What compressing takes: seconds and peak memory of each recipe, each in a process of its own. Prints a table.
 
     python benchmarks/work.py [--model FILE --calibration FILE.npy] [--blocks N]... [--recipe NAME]... [--jobs N]
-        [--json FILE]
+        [--against FOLDER] [--json FILE]
 
 Without a model of one's own: networks of equal blocks made here, by default 8 and 32 of them. The largest layer is
-the same in both, so their difference is what follows the model and not the layer. "beside imports" is the peak less
-that of a process that only imports; "of the model" is that over the model's bytes. Linux only.
+the same in both, so their difference is what follows the model and not the layer.
+
+"anonymous" is the peak of memory that has no file behind it, less that of a process that only imports: what the system
+cannot take back without swapping. It is sampled from outside every few milliseconds. "resident" is the kernel's own
+peak (VmHWM), less the same: it counts pages of mapped files too while they are in memory, as all of a model's are that
+fits there, and which the system drops when it needs the room. FOLDER holds the sources of another version, measured
+beside this one, run by run. Linux only.
 """
 
 import argparse
+import contextlib
 import json
+import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -21,59 +29,103 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-ROWS, WIDTH, INNER = 4096, 512, 2048  # of the table and of each block
+from onnx_export.measure import resident_bytes
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS, WIDTH, INNER = 4096, 256, 1024  # of the table and of each block
 SAMPLES, TOKENS = 32, 128
 RECIPES = ("lossless", "double", "rate", "aggressive")
+INTERVAL = 0.004  # seconds between samples
 PROGRAM = """
 import json, sys
 from onnx_export.compress import compress
-from onnx_export.measure import resident_bytes
 count = 0
 if len(sys.argv) > 1:
     count = compress(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3]))["weights"]["count"]
-print(json.dumps({"count": count, "peak_bytes": resident_bytes("/proc/self/status", "VmHWM")}))
+with open("/proc/self/status") as status:
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+print(json.dumps({"count": count, "resident_bytes": 1024 * peak}))
 """
 
 
 def main() -> None:
     """Run it."""
     options = parse()
+    versions = {"this": ROOT} | ({"against": options.against} if options.against else {})
+    suffixes = ["", ", against"][: len(versions)]
+    columns = [f"{what}{suffix}" for what in ("seconds", "CPU s", "anonymous MB", "resident MB") for suffix in suffixes]
+    print(f"| model | weights | fp32 MB | recipe | {' | '.join(columns)} |")
+    print("|---" * (4 + len(columns)) + "|")
+    rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         models = [(options.model.stem, options.model, options.calibration)] if options.model else []
         models += [made(folder, blocks) for blocks in options.blocks]
-        idle = measured([])[1]["peak_bytes"]
-        rows = [row(name, *files, recipe, options.jobs, folder, idle) for name, *files in models
-                for recipe in options.recipe]  # fmt: skip
+        idle = {version: measured(sources, []) for version, sources in versions.items()}
+        for recipe in options.recipe:
+            for name, *files in models:
+                rows.append(row(name, *files, recipe, options.jobs, folder, versions, idle))
+                print_row(rows[-1], list(versions))
     if options.json:
-        options.json.write_text(json.dumps({"idle_bytes": idle, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    print("| model | weights | fp32 MB | recipe | seconds | peak MB | beside imports | of the model |")
-    print("|---|---|---|---|---|---|---|---|")
-    for r in rows:
-        name, more = f"{r['model']} | {r['weights']:,}", r["beside_imports_bytes"]
-        print(f"| {name} | {r['model_bytes'] / 1e6:.0f} | {r['recipe']} | {r['seconds']:.0f} | "
-              f"{r['peak_bytes'] / 1e6:.0f} | {more / 1e6:.0f} | {more / r['model_bytes']:.1f} |")  # fmt: skip
+        options.json.write_text(json.dumps({"idle": idle, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
-def row(name: str, model: Path, calibration: Path, recipe: str, jobs: int, folder: Path, idle: int) -> dict[str, Any]:
-    """Compress once."""
+def print_row(row: dict[str, Any], versions: list[str]) -> None:
+    """A line of the table."""
+    units = {"seconds": 1, "cpu_seconds": 1, "anonymous_bytes": 1e6, "resident_bytes": 1e6}
+    cells = [f"{row[version][key] / unit:.0f}" for key, unit in units.items() for version in versions]
+    named = f"{row['model']} | {row['weights']:,} | {row['model_bytes'] / 1e6:.0f} | {row['recipe']}"
+    print(f"| {named} | {' | '.join(cells)} |", flush=True)
+
+
+def row(
+    name: str,
+    model: Path,
+    calibration: Path,
+    recipe: str,
+    jobs: int,
+    folder: Path,
+    versions: dict[str, Path],
+    idle: dict[str, dict[str, float]],
+) -> dict[str, Any]:
+    """Compress once with each version."""
     print(f"{name}: {recipe}", file=sys.stderr, flush=True)
     arguments: dict[str, Any] = {"recipe": recipe, "jobs": jobs, "force": True}
     if recipe != "lossless":
         arguments["calibration"] = str(calibration)
-    seconds, found = measured([str(model), str(folder / "output.onnx"), json.dumps(arguments)])
-    return {
-        "model": name, "recipe": recipe, "weights": found["count"], "model_bytes": model.stat().st_size,
-        "seconds": seconds, "peak_bytes": found["peak_bytes"], "beside_imports_bytes": found["peak_bytes"] - idle,
-        "jobs": jobs,
-    }  # fmt: skip
+    result: dict[str, Any] = {"model": name, "recipe": recipe, "model_bytes": model.stat().st_size, "jobs": jobs}
+    for version, sources in versions.items():
+        found = measured(sources, [str(model), str(folder / "output.onnx"), json.dumps(arguments)])
+        result["weights"] = found.pop("count")
+        result[version] = {
+            key: value - (idle[version][key] if key.endswith("bytes") else 0) for key, value in found.items()
+        }
+    return result
 
 
-def measured(arguments: list[str]) -> tuple[float, dict[str, int]]:
-    """(seconds, count of weights and peak of resident bytes) of a process of its own."""
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], check=True, stdout=subprocess.PIPE)
-    return time.perf_counter() - started, json.loads(done.stdout)
+def measured(sources: Path, arguments: list[str]) -> dict[str, float]:
+    """Seconds, count of weights and peaks of memory of a process of its own."""
+    started, before, anonymous = time.perf_counter(), cpu_seconds(), 0
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", PROGRAM, *arguments],
+        env={**os.environ, "PYTHONPATH": str(sources)},
+        stdout=subprocess.PIPE,
+    )
+    while process.poll() is None:
+        with contextlib.suppress(OSError, StopIteration):  # it has ended meanwhile
+            anonymous = max(anonymous, resident_bytes(f"/proc/{process.pid}/status", "RssAnon"))
+        time.sleep(INTERVAL)
+    output, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    seconds = {"seconds": time.perf_counter() - started, "cpu_seconds": cpu_seconds() - before}
+    return {**seconds, "anonymous_bytes": anonymous, **json.loads(output)}
+
+
+def cpu_seconds() -> float:
+    """Of all processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def made(folder: Path, blocks: int) -> tuple[str, Path, Path]:
@@ -111,6 +163,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--blocks", type=int, action="append", metavar="N")
     parser.add_argument("--recipe", action="append", choices=RECIPES)
     parser.add_argument("--jobs", type=int, default=2, metavar="N")
+    parser.add_argument("--against", type=Path, metavar="FOLDER")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if (options.model is None) != (options.calibration is None):

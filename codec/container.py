@@ -16,8 +16,9 @@ so that any safetensors reader can list the file. Specification: docs/spec/conta
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
 import ml_dtypes
@@ -30,19 +31,20 @@ from refimpl.errors import Corrupt, InvalidArgument, LimitExceeded, StreamError,
 
 KEY = "tansor"
 VERSION = 1
-# safetensors' own table lacks the narrow floats in some releases: this one is ours.
+# safetensors' own table lacks the narrow floats in some releases: this one is ours. A file holds tensors in its order.
 SAFETENSORS_DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16), "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2), "I64": np.dtype(np.int64), "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16), "I8": np.dtype(np.int8), "U64": np.dtype(np.uint64), "U32": np.dtype(np.uint32),
-    "U16": np.dtype(np.uint16), "U8": np.dtype(np.uint8), "BOOL": np.dtype(np.bool_),
+    "U64": np.dtype(np.uint64), "I64": np.dtype(np.int64), "F64": np.dtype(np.float64), "F32": np.dtype(np.float32),
+    "U32": np.dtype(np.uint32), "I32": np.dtype(np.int32), "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16), "U16": np.dtype(np.uint16), "I16": np.dtype(np.int16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I8": np.dtype(np.int8), "U8": np.dtype(np.uint8), "BOOL": np.dtype(np.bool_),
 }  # fmt: skip
 MAX_RANK = 64  # NumPy's
 MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors format
 
 Tensors = Mapping[str, npt.NDArray[Any] | Stored]
 Plain = dict[str, npt.NDArray[Any]]
+Data = bytes | mmap
 
 
 def write_container(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
@@ -53,8 +55,23 @@ def write_container(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
     InvalidArgument
         Two tensors would get the same name.
     """
-    from safetensors.numpy import save
+    return b"".join(container_pieces(tensors, metadata))
 
+
+def container_pieces(
+    tensors: Tensors,
+    metadata: Mapping[str, str],
+    keep: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] = lambda array: array,
+) -> list[bytes | memoryview]:
+    """What `write_container` gives, in pieces.
+
+    Parameters
+    ----------
+    tensors, metadata
+        As of `write_container`.
+    keep : callable
+        Given each array of the file as it is made, and gives it back: as a view of a file, to take no memory.
+    """
     plain: Plain = {}
     described: dict[str, dict[str, object]] = {}
     for name, tensor in tensors.items():
@@ -65,11 +82,11 @@ def write_container(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
             described[name] = describe(tensor)
         else:
             parts = {name: tensor}
-        plain |= {part: np.asarray(array, order="C") for part, array in parts.items()}  # save() reads raw memory
+        plain |= {part: keep(np.asarray(array, order="C")) for part, array in parts.items()}
     entries = dict(metadata)
     if described:  # without a compressed tensor it is a plain safetensors file
         entries[KEY] = json.dumps({"tensors": described, "version": VERSION}, sort_keys=True, separators=(",", ":"))
-    return with_sorted_header(save(plain, entries or None))
+    return safetensors_pieces(plain, entries)
 
 
 def needed_names(name: str, tensor: Stored) -> set[str]:
@@ -122,18 +139,28 @@ def describe(tensor: Stored) -> dict[str, object]:
     return described
 
 
-def with_sorted_header(data: bytes) -> bytes:
-    """The same safetensors file with its header in canonical order: equal tensors give equal bytes.
+def safetensors_pieces(tensors: Plain, metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """A safetensors file in pieces: tensors in the library's order, the header in canonical order.
 
-    The library writes metadata in the order of a hash map, which differs from run to run.
+    Equal tensors give equal bytes; the library writes metadata in the order of a hash map, which differs from run to
+    run.
     """
-    header, begin = read_header(data)
+    names = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
+    order = list(SAFETENSORS_DTYPES)  # of the types, then by name
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    pieces: list[bytes | memoryview] = []
+    end = 0
+    for name, array in sorted(tensors.items(), key=lambda item: (order.index(names[item[1].dtype]), item[0])):
+        begin, end = end, end + array.nbytes
+        header[name] = {"data_offsets": [begin, end], "dtype": names[array.dtype], "shape": list(array.shape)}
+        if array.size:
+            pieces.append(array.reshape(-1).view(np.uint8).data)
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + data[begin:]
+    return [struct.pack("<Q", len(text)) + text, *pieces]
 
 
-def read_container(data: bytes) -> tuple[dict[str, npt.NDArray[Any] | Stored], dict[str, str]]:
+def read_container(data: Data) -> tuple[dict[str, npt.NDArray[Any] | Stored], dict[str, str]]:
     """(tensors, metadata) of a file written by `write_container`, or of any safetensors file.
 
     Raises
@@ -239,7 +266,7 @@ def take_part(plain: Plain, name: str, dtype: str, shape: tuple[int, ...]) -> St
     return StoredTensor(shape, dtype, read_frame(frame.tobytes()), zero_point, scale)
 
 
-def read_safetensors(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+def read_safetensors(data: Data) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     """(tensors, metadata) of a safetensors file; arrays are views of the bytes.
 
     Raises
@@ -328,7 +355,7 @@ def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def read_header(data: bytes) -> tuple[dict[str, Any], int]:
+def read_header(data: Data) -> tuple[dict[str, Any], int]:
     """(header, offset of the first tensor byte) of a safetensors file.
 
     Raises

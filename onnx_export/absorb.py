@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from onnx_export.references import to_array
 from onnx_export.weights import all_nodes, attribute_of, bodies, constant_tensors
 
 Channels = npt.NDArray[np.intp]  # channel of each element, broadcastable to the last axes of a value
@@ -79,7 +80,7 @@ def read_graph(model: onnx.ModelProto, frozen: Set[str]) -> Graph:
     frozen = frozen | {value.name for value in graph.input}
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
     constants = {n: t for n, t, _ in constant_tensors(graph) if t.data_type in floats and n not in frozen}
-    zeros = {n for n, t in constants.items() if prod(t.dims) <= 1 << 20 and not onnx.numpy_helper.to_array(t).any()}
+    zeros = {n for n, t in constants.items() if prod(t.dims) <= 1 << 20 and not to_array(n, t).any()}
     return Graph(
         {output: node for node in graph.node for output in node.output if output and node.op_type != "Constant"},
         uses,

@@ -14,9 +14,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_export.absorb import STANDARD
-from onnx_export.calibration import Batch, batches
+from onnx_export.calibration import Batch, batches, last_first
 from onnx_export.rewrite import free_name, names_in
-from onnx_export.runtime import open_session, run
+from onnx_export.runtime import frugal_options, open_session, run
 from onnx_export.weights import Constant
 from refimpl.activations import activation_grid
 
@@ -115,7 +115,7 @@ def activation_ranges(
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     outputs: list[str] = []
-    ordered = sorted(values)
+    ordered = last_first(model, sorted(values), str)
     for i, value in enumerate(ordered):
         wide = f"tansor_range_{i}"
         watched.graph.node.append(helper.make_node("Cast", [value], [wide], to=onnx.TensorProto.FLOAT))
@@ -123,7 +123,7 @@ def activation_ranges(
             outputs.append(f"{wide}_{op}")
             watched.graph.node.append(helper.make_node(op, [wide], [outputs[-1]], keepdims=0))
             watched.graph.output.append(helper.make_tensor_value_info(outputs[-1], onnx.TensorProto.FLOAT, []))
-    session = open_session(watched)
+    session = open_session(watched, options=frugal_options())
     rows = []
     todo = list(batches(session, samples))
     for done, feeds in enumerate(todo):

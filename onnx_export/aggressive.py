@@ -11,8 +11,8 @@ from onnx_export.calibration import Batch
 from onnx_export.moments import Moment, input_power, load_hessian
 from onnx_export.parallel import on_layers
 from onnx_export.progress import Progress
-from onnx_export.rate import Layer, Matrix, Result, make_layer, result_of, watch
-from onnx_export.tensors import Options, store_matrix
+from onnx_export.rate import Layer, Matrix, make_layer, result_of, watch
+from onnx_export.tensors import Options, Result, keep_result, store_matrix
 from onnx_export.weights import Constant
 from refimpl.hessian import inverse_factor
 from refimpl.pruning import zero_dead
@@ -67,7 +67,8 @@ def prune_layers(
     shares = schedule(losses, [c.array.size for c in constants], settings.sparsity)
     todo = [(layer, float(share)) for layer, share in zip(layers, shares, strict=True)]
     one = partial(prune_layer, moments=moments, options=options)
-    return dict(on_layers(one, todo, jobs, scheduler, tell, "compress"))
+    found = on_layers(one, todo, jobs, scheduler, tell, "compress")
+    return {name: keep_result(name, result, options.scratch) for name, result in found}
 
 
 def known_hessian(layer: Layer, moments: Mapping[Moment, Path]) -> Matrix:

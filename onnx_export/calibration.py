@@ -8,20 +8,21 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from onnx_export.runtime import ELEMENT_TYPES, apart, open_session, run
+from onnx_export.runtime import ELEMENT_TYPES, apart, frugal_options, open_session, run
 from onnx_export.weights import Reader
 from refimpl.activations import ActivationStatistics
 from refimpl.errors import CalibrationError
 
 Batch = Mapping[str, npt.NDArray[Any]]  # by input name
 Samples = str | os.PathLike[str] | npt.NDArray[Any] | Batch  # a file, the only input, or inputs by name
+Item = TypeVar("Item")
 BATCH = 4  # samples in a run, where the model leaves the batch size open; less if there were no two runs
 
 ENOUGH = 8  # different samples, or batches of a fixed size, of which some can be held back
@@ -253,9 +254,9 @@ def collect_statistics(
         return {}
     watched, arrays = apart(model)
     names: dict[tuple[str, int], tuple[str, str, str]] = {}
-    for key, channels in activations.items():
-        names[key] = add_reductions(watched, len(names), *key, channels)
-    session = open_session(watched, arrays=arrays)
+    for key in last_first(model, activations, lambda key: key[0]):
+        names[key] = add_reductions(watched, len(names), *key, activations[key])
+    session = open_session(watched, options=frugal_options(), arrays=arrays)
     outputs = [name for triple in names.values() for name in triple]
     maximum: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
     means: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
@@ -279,6 +280,16 @@ def collect_statistics(
         for key in names
         if np.isfinite(maximum[key]).all() and np.isfinite(squares[key]).all()
     }
+
+
+def last_first(model: onnx.ModelProto, items: Iterable[Item], value_of: Callable[[Item], str]) -> list[Item]:
+    """Items by where in a graph the value of each is made, the last one first.
+
+    ONNX Runtime comes first to those of equal nodes that stand last. Reductions in this order are done as soon as they
+    can be, and a value that is watched is not held until the end of a run.
+    """
+    place = {name: i for i, node in enumerate(model.graph.node) for name in node.output}
+    return sorted(items, key=lambda item: place.get(value_of(item), -1), reverse=True)
 
 
 def add_reductions(model: onnx.ModelProto, index: int, name: str, axis: int, channels: int) -> tuple[str, str, str]:

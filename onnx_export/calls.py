@@ -20,6 +20,7 @@ from zlib_ng.zlib_ng import crc32
 from codec.frame import Frame
 from codec.tensor import FLOATS, INTEGERS, BandedTensor, Stored, StoredTensor, make_banded
 from onnx_export.functions import DOMAIN, decompress_name
+from onnx_export.references import bytes_of, size_of, to_array, to_tensor
 from refimpl.errors import Corrupt, InvalidArgument
 from refimpl.tans.blocks import Block, Chunks
 from refimpl.tans.classes import NO_CLASSES
@@ -91,7 +92,7 @@ class Call:
     @property
     def stored_bytes(self) -> int:
         """Bytes of all inputs: everything stored for this tensor but its name."""
-        return sum(len(tensor.raw_data) for tensor in self.inputs)
+        return sum(size_of(tensor) for tensor in self.inputs)
 
 
 def write_call(name: str, stored: Stored) -> Call:
@@ -122,7 +123,7 @@ def write_call(name: str, stored: Stored) -> Call:
             stream.length_base, stream.length_width,
         ]  # fmt: skip
         parts |= {
-            "stream": stream.words.astype("<u4").view(np.uint16),
+            "stream": stream.words.astype("<u4", copy=False).view(np.uint16),
             "counts": counts,
             "layout": np.array([*fields, *stored.shape], np.int64),
         }
@@ -140,7 +141,7 @@ def write_call(name: str, stored: Stored) -> Call:
     if stored.scale is not None:
         parts["scale"] = stored.scale
     parts["zero_point"] = stored.zero_point
-    inputs = [numpy_helper.from_array(np.ascontiguousarray(array), f"{name}.{part}") for part, array in parts.items()]
+    inputs = [to_tensor(np.ascontiguousarray(array), f"{name}.{part}") for part, array in parts.items()]
     has_classes = block.stream is not None and len(block.stream.classes) > 0
     node = helper.make_node(
         Kind(block.mode, stored.scale is not None, has_classes, block.packed).name,
@@ -263,7 +264,7 @@ def read_banded(calls: Sequence[Call], call: Call) -> BandedTensor:
     inputs = call.inputs[len(call.inputs) - (len(call.node.input) - 1) :]
     if checksum(inputs) != attribute(call.node, "stored_crc"):
         raise Corrupt("the checksum of the bands is wrong")
-    bands, channels = (numpy_helper.to_array(tensor) for tensor in inputs)
+    bands, channels = (to_array(tensor.name, tensor) for tensor in inputs)
     (count,) = vector(channels, np.int64).tolist()
     axis = attribute(call.node, "axis")
     if [a.i for a in call.before[-1].attribute if a.name == "axis"] != [axis]:
@@ -290,7 +291,7 @@ def read_call(call: Call) -> StoredTensor:
     dtype = next((d for d in dtypes if ELEMENT_TYPES[d] == to), None)
     if dtype is None:
         raise Corrupt(f"element type {to} is not for {call.node.op_type}")
-    arrays = [numpy_helper.to_array(tensor) for tensor in call.inputs]
+    arrays = [to_array(tensor.name, tensor) for tensor in call.inputs]
     zero_point = expect(arrays.pop(), np.uint8)
     scale = expect(arrays.pop(), np.float32) if kind.is_weight else None
     block, shape = read_block(kind, arrays)
@@ -385,5 +386,5 @@ def checksum(inputs: list[onnx.TensorProto]) -> int:
     """CRC-32 over the bytes of all inputs, in order."""
     crc = 0
     for tensor in inputs:
-        crc = crc32(tensor.raw_data, crc)
+        crc = crc32(bytes_of(tensor).data, crc)
     return crc

@@ -1,7 +1,6 @@
 """compress: a model in, a smaller model out, and a report of what was done to every tensor."""
 
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,11 +15,12 @@ from onnx_export.calibration import Samples, read_samples
 from onnx_export.compress_onnx import compress_onnx
 from onnx_export.compress_safetensors import compress_safetensors
 from onnx_export.evaluate import read_tokens
-from onnx_export.files import check_distinct, check_output, kind_of
+from onnx_export.files import check_distinct, check_output, folder_beside, kind_of
 from onnx_export.measure import Setup
 from onnx_export.progress import Progress, silent
 from onnx_export.recipes import Recipe
 from onnx_export.recipes import recipe as recipe_by_name
+from onnx_export.references import Scratch
 from onnx_export.runtime import PROVIDERS
 from onnx_export.summary import summarize
 from onnx_export.tensors import Lines, Options
@@ -140,16 +140,17 @@ def compress(
     fitted: dict[str, Any] | None = None
     if kind_of(source) == ".onnx":
         windows = None if tokens is None else read_tokens(tokens)
-        if latency_budget is None:
-            lines = compress_onnx(source, output, options, calibration, windows, tell, force=force)
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                whole = Path(folder) / source.name
+        with folder_beside(output) as folder:
+            options = replace(options, scratch=Scratch(folder))
+            if latency_budget is None:
+                lines = compress_onnx(source, output, options, calibration, windows, tell, force=force)
+            else:
+                whole = folder / source.name
                 lines = compress_onnx(source, whole, options, calibration, windows, tell, force=False)
                 fitted = fit_budget(
                     whole, output, latency_budget, setup=setup, profile=profile, force=force, progress=tell
                 )
-            lines = as_fitted(lines, fitted)
+                lines = as_fitted(lines, fitted)
     else:
         if options.recipe.rate is not None or options.recipe.prune is not None:
             raise InvalidArgument(f"the recipe {recipe} needs a graph to run: a .safetensors file has none")
@@ -159,7 +160,8 @@ def compress(
             )
         if calibration is not None:
             raise InvalidArgument("calibration data need a graph to run: a .safetensors file has none")
-        lines = compress_safetensors(source, output, options, tell, force=force)
+        with folder_beside(output) as folder:
+            lines = compress_safetensors(source, output, replace(options, scratch=Scratch(folder)), tell, force=force)
     return summarize(source, output, options, *lines, time.perf_counter() - started, fitted)
 
 

@@ -22,6 +22,7 @@ from codec.tensor import Stored
 from onnx_export.activations import quantize_activations
 from onnx_export.aggressive import can_be_pruned, prune_layers
 from onnx_export.calibration import (
+    Batch,
     Inputs,
     Samples,
     Split,
@@ -32,7 +33,7 @@ from onnx_export.calibration import (
     inputs_of,
     read_samples,
 )
-from onnx_export.calls import Call, write_call
+from onnx_export.calls import write_call
 from onnx_export.evaluate import score, unseen_windows
 from onnx_export.files import first_line, naming, read_model, write_model
 from onnx_export.functions import DOMAIN, MIN_OPSET
@@ -53,8 +54,9 @@ from onnx_export.probe import (
 from onnx_export.progress import Progress
 from onnx_export.rate import Judge, compress_by_rate
 from onnx_export.recipes import RECIPES, RateSettings, WeightSettings
+from onnx_export.references import Scratch, is_reference, tensors_in
 from onnx_export.rewrite import drop_debug_metadata, replace_by_calls, set_metadata
-from onnx_export.runtime import open_session
+from onnx_export.runtime import frugal_options, onnxruntime, open_session
 from onnx_export.targets import Coded, Try, meet_target, with_raises
 from onnx_export.tensors import (
     NOT_CALIBRATED,
@@ -64,11 +66,13 @@ from onnx_export.tensors import (
     Array,
     Lines,
     Options,
+    Result,
     Skipped,
     Tensor,
     compress_integers,
     compress_weight,
     is_excluded,
+    keep_result,
     mode_of,
     nbytes,
     reason_to_copy,
@@ -98,6 +102,7 @@ def compress_onnx(
     """Compress an ONNX file."""
     with naming(source):
         model = prepare(read_model(source), source)
+        options.scratch.align(model)
         hoist_weights(model)
         constants = find_constants(model)
     reasons = {c.name: reason_to_skip(c, options) for c in constants}
@@ -120,7 +125,7 @@ def compress_onnx(
                 options = replace(options, recipe=replace(options.recipe, weights=shared))
         results = compress_constants(unique, {}, options, tell)
         if floats:
-            notes += made_up_notes(model, results, ties)
+            notes += made_up_notes(model, results, ties, options.scratch)
     else:
         results, placement = calibrated(model, unique, ties, calibration, skipped, options, notes, tell)
     met = bytes_of_weights(results)
@@ -171,7 +176,7 @@ def compress_constants(
 ) -> Results:
     """Compress tensors of a graph, several at a time."""
 
-    def one(constant: Constant) -> tuple[str, tuple[Stored, Call | None, Tensor]]:
+    def one(constant: Constant) -> tuple[str, Result]:
         known = combine(constant.readers, statistics)
         stored, line = compress_constant(constant, known, options, placement or Placement())
         if not constant.is_float and mode_of(stored) in ("raw", "constant"):
@@ -179,26 +184,30 @@ def compress_constants(
         call = write_call(constant.name, stored)
         return constant.name, (stored, call, with_container_bytes(line, call.stored_bytes))
 
-    return dict(in_parallel(one, constants, options.jobs, tell))
+    done = in_parallel(one, constants, options.jobs, tell)
+    return {name: keep_result(name, result, options.scratch) for name, result in done}
 
 
 def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Inputs, Split]:
     """(inputs of a model that ONNX Runtime can open, calibration samples that fit them, some held back)."""
     samples = read_samples(Path(calibration)) if isinstance(calibration, str | os.PathLike) else calibration
-    session = open_session(model)
+    options = frugal_options()
+    options.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL  # nothing is run
+    session = open_session(model, options=options)
     inputs = inputs_of(session)
     return inputs, hold_back(inputs, check_samples(session, samples))
 
 
-def made_up_notes(model: onnx.ModelProto, results: Results, ties: Mapping[str, Tie]) -> list[str]:
+def made_up_notes(model: onnx.ModelProto, results: Results, ties: Mapping[str, Tie], scratch: Scratch) -> list[str]:
     """What the report says of outputs on inputs that are made up."""
     how = "give --calibration samples of real inputs, or compare outputs on your own"
     try:
-        feeds = make_up(model, open_session(model))
+        feeds = make_up(model, open_session(model, options=frugal_options()))
         before = model_outputs(model, feeds)
-        sqnr = output_sqnr(before, model_outputs(with_results(model, results, ties), feeds))
+        after = outputs_with(model, results, ties, feeds, scratch)
     except ExportError as error:
         return [f"WARNING: the outputs were not checked, no input could be made up ({error}); {how}"]
+    sqnr = output_sqnr(before, after)
     if sqnr is None:
         return [f"WARNING: the outputs were not checked, on made-up inputs they are constant or not finite; {how}"]
     notes = [f"the outputs keep {sqnr:.1f} dB on made-up inputs (noise, random rows of tables); real ones may differ"]
@@ -207,10 +216,14 @@ def made_up_notes(model: onnx.ModelProto, results: Results, ties: Mapping[str, T
     return notes
 
 
-def with_results(model: onnx.ModelProto, results: Coded, ties: Mapping[str, Tie]) -> onnx.ModelProto:
-    """A copy of a model with the weights that a decoder will see."""
+def outputs_with(
+    model: onnx.ModelProto, results: Coded, ties: Mapping[str, Tie], feeds: Sequence[Batch], scratch: Scratch
+) -> list[npt.NDArray[np.floating]]:
+    """The outputs of a model with the weights that a decoder will see."""
     stored = {name: tensor for name, (tensor, call, _) in results.items() if call is not None}
-    return with_weights(model, stored, {name: tie for name, tie in ties.items() if tie.source in stored})
+    kept = {name: tie for name, tie in ties.items() if tie.source in stored}
+    with scratch.another() as decoded:
+        return model_outputs(with_weights(model, stored, kept, decoded), feeds)
 
 
 def calibrated(
@@ -254,7 +267,7 @@ def calibrated(
             options = replace(options, recipe=replace(options.recipe, weights=weights))
         tied = {tie.source for tie in ties.values()} | ties.keys()
         frozen = {c.name for c in find_constants(model) if is_excluded(c.name, options)}
-        placement = place_scales(model, floats, tied, frozen, statistics, weights)
+        placement = place_scales(model, floats, tied, frozen, statistics, weights, options.scratch)
         skipped += placement.added
         constants = with_new_arrays(model, constants)
     if options.recipe.quantizes_activations:
@@ -268,7 +281,7 @@ def calibrated(
         return results, placement
 
     def measure(results: Coded) -> float | None:
-        return output_sqnr(before, model_outputs(with_results(model, results, ties), feeds))
+        return output_sqnr(before, outputs_with(model, results, ties, feeds, options.scratch))
 
     first = measure(results)
     if first is None:
@@ -327,7 +340,7 @@ def rated(
         given, tokens = len(tokens), unseen_windows(tokens, split.fitted)
         if len(tokens) < given:
             notes.append(f"{given - len(tokens)} of {given} windows of --tokens calibrate: they do not judge")
-        judge = perplexity_judge(model, ties, tokens, settings.max_loss_percent)
+        judge = perplexity_judge(model, ties, tokens, settings.max_loss_percent, options.scratch)
     judged, seen = probe_batches(inputs, split.judged), probe_batches(inputs, split.fitted)
     with work_folder(options, model, ties, split) as folder:
         rate, error, loss = compress_by_rate(
@@ -362,7 +375,7 @@ def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie
     Runs with other targets, tensors left out or recipes share what they measure alike.
     """
     if options.work is None:
-        with tempfile.TemporaryDirectory() as temporary:
+        with tempfile.TemporaryDirectory(dir=options.scratch.folder) as temporary:
             yield Path(temporary)
         return
     price = (options.recipe.rate or RateSettings()).price
@@ -378,13 +391,15 @@ def work_folder(options: Options, model: onnx.ModelProto, ties: Mapping[str, Tie
 
 
 def perplexity_judge(
-    model: onnx.ModelProto, ties: Mapping[str, Tie], tokens: npt.NDArray[np.int64], percent: float
+    model: onnx.ModelProto, ties: Mapping[str, Tie], tokens: npt.NDArray[np.int64], percent: float, scratch: Scratch
 ) -> Judge:
     """A judge of weights: the loss of perplexity over the loss allowed."""
-    before, _ = score(open_session(model), tokens, lambda _i, _n: None)
+    before, _ = score(open_session(model, options=frugal_options()), tokens, lambda _i, _n: None)
 
     def judge(weights: Mapping[str, Array]) -> float:
-        after, _ = score(open_session(with_arrays(model, weights, ties)), tokens, lambda _i, _n: None)
+        with scratch.another() as apart:
+            session = open_session(with_arrays(model, weights, ties, apart), options=frugal_options())
+            after, _ = score(session, tokens, lambda _i, _n: None)
         return float(100 * np.expm1(after - before) / percent)
 
     return judge
@@ -507,10 +522,13 @@ def for_rows(
 
 
 def check_model(model: onnx.ModelProto) -> None:
-    """Let onnx's checker see the result; it cannot take models above 2 GB in memory."""
-    if model.ByteSize() >= 1 << 31:
-        return
+    """Let onnx's checker see the result, without the bytes that the model refers to."""
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    for tensor in tensors_in(light.graph):
+        if is_reference(tensor):
+            tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(light)
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the compressed model is invalid: {first_line(error)}") from None

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from codec.container import KEY, file_bytes, read_container, stored_bytes, write_container
+from codec.container import KEY, container_pieces, file_bytes, read_container, stored_bytes
 from codec.tensor import INTEGERS, Stored
-from onnx_export.files import naming, read_bytes, write_whole
+from onnx_export.files import map_bytes, naming, write_pieces, write_whole
 from onnx_export.parallel import in_parallel
 from onnx_export.progress import Progress
 from onnx_export.tensors import (
@@ -17,6 +17,7 @@ from onnx_export.tensors import (
     Tensor,
     compress_integers,
     compress_weight,
+    keep_stored,
     reason_to_copy,
     skip,
     uncalibrated,
@@ -31,7 +32,7 @@ def compress_safetensors(source: Path, output: Path, options: Options, tell: Pro
     """Compress a safetensors file."""
     options = replace(options, raw_integers=True)
     with naming(source):
-        tensors, metadata = read_container(read_bytes(source))
+        tensors, metadata = read_container(map_bytes(source))
     if any(isinstance(t, Stored) for t in tensors.values()):
         raise InvalidArgument(f"{source} is compressed already; `tansor decompress` undoes it")
     arrays = {name: t for name, t in tensors.items() if not isinstance(t, Stored)}
@@ -52,13 +53,13 @@ def compress_safetensors(source: Path, output: Path, options: Options, tell: Pro
     names = [name for name, reason in reasons.items() if not reason]
     for name, stored, line in in_parallel(one, names, options.jobs, tell):
         if file_bytes(name, stored) < file_bytes(name, arrays[name]):
-            result[name] = stored
+            result[name] = keep_stored(stored, options.scratch)
             lines.append(line)
         else:
             skipped.append(skip(name, arrays[name], WOULD_NOT_SHRINK))
-    data = write_container(result, {k: v for k, v in metadata.items() if k != KEY})
+    pieces = container_pieces(result, {k: v for k, v in metadata.items() if k != KEY}, options.scratch.keep)
     tell("write", 0, 1)
-    write_whole(output, lambda part: part.write_bytes(data), force=force)
+    write_whole(output, lambda part: write_pieces(pieces, part), force=force)
     tell("write", 1, 1)
     return lines, skipped, notes
 

@@ -6,21 +6,24 @@ from pathlib import Path
 import onnx
 from onnx import numpy_helper
 
-from codec.container import read_container, write_container
+from codec.container import container_pieces, read_container
 from codec.tensor import Stored, load
 from onnx_export.calls import read_calls
 from onnx_export.files import (
     check_distinct,
     check_output,
+    folder_beside,
     kind_of,
+    map_bytes,
     naming,
-    read_bytes,
     read_model,
     write_model,
+    write_pieces,
     write_whole,
 )
 from onnx_export.integers import add_integers, integer_weight, read_layers
 from onnx_export.progress import Progress, silent
+from onnx_export.references import MEMORY, Scratch
 from onnx_export.rewrite import replace_by_constants
 from refimpl.errors import InvalidArgument
 
@@ -56,19 +59,19 @@ def decompress(
     check_output(output, force=force)
     check_distinct(source, output)
     tell = progress or silent
-    with naming(source):
+    with naming(source), folder_beside(output) as folder:
+        scratch = Scratch(folder)
         if kind_of(source) == ".onnx":
-            model = read_model(source)
-            decompress_model(model, tell)
+            model = decompress_model(read_model(source), tell, scratch)
             write_model(model, output, force=force)
         else:
-            tensors, metadata = read_container(read_bytes(source))
-            plain = {n: load(t) if isinstance(t, Stored) else t for n, t in tensors.items()}
-            data = write_container(plain, metadata)
-            write_whole(output, lambda part: part.write_bytes(data), force=force)
+            tensors, metadata = read_container(map_bytes(source))
+            plain = {n: scratch.keep(load(t)) if isinstance(t, Stored) else t for n, t in tensors.items()}
+            pieces = container_pieces(plain, metadata)
+            write_whole(output, lambda part: write_pieces(pieces, part), force=force)
 
 
-def decompress_model(model: onnx.ModelProto, tell: Progress = silent) -> onnx.ModelProto:
+def decompress_model(model: onnx.ModelProto, tell: Progress = silent, scratch: Scratch = MEMORY) -> onnx.ModelProto:
     """Replace every call of a model by the tensor it stands for, in place.
 
     What a model multiplies with quantized activations is left as integers, see `onnx_export.integers`: between two
@@ -79,18 +82,18 @@ def decompress_model(model: onnx.ModelProto, tell: Progress = silent) -> onnx.Mo
     StreamError
         A call is damaged.
     """
-    calls = list(read_calls(model))
+    count = sum(1 for _ in read_calls(model))
     layers, integers = read_layers(model), {}
     tensors = []
-    for done, (name, stored, _) in enumerate(calls):
+    for done, (name, stored, _) in enumerate(read_calls(model)):
         with naming(name):
             weight = integer_weight(name, stored, layers)
             if weight is None:
-                tensors.append(numpy_helper.from_array(load(stored), name))
+                tensors.append(scratch.keep_tensor(numpy_helper.from_array(load(stored), name)))
             else:
                 integers[name] = weight
                 tensors.append(numpy_helper.from_array(weight.codes, weight.inputs[0]))
-        tell("decompress", done + 1, len(calls))
+        tell("decompress", done + 1, count)
     replace_by_constants(model, tensors)
     add_integers(model, integers)
     return model

@@ -1,9 +1,10 @@
 """Reading and writing model files: errors in one line, nothing half-written."""
 
+import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,22 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, EncodeError, Message
 
+from onnx_export import references
+from onnx_export.outline import outline, whole
+from onnx_export.references import (
+    bytes_of,
+    inline,
+    is_reference,
+    model_bytes,
+    place_of,
+    set_reference,
+    size_of,
+    tensors_in,
+)
 from refimpl.errors import Corrupt, ExportError, InvalidArgument, StreamError, Truncated
 
 PROTOBUF_LIMIT = (1 << 31) - (1 << 20)  # bytes; larger models keep their tensors in a second file
+LEAST_EXTERNAL = 4096  # bytes of a tensor that a model above the limit keeps in its second file
 KINDS = (".onnx", ".safetensors")
 
 
@@ -38,34 +52,76 @@ def kind_of(path: Path) -> str:
     return path.suffix
 
 
-def read_model(path: Path, *, external_data: bool = True) -> onnx.ModelProto:
-    """Read an ONNX model, external tensors included.
+def read_model(path: Path) -> onnx.ModelProto:
+    """Read an ONNX model, its large tensors as references (`onnx_export.references`), external ones included.
 
     Raises
     ------
     ExportError
-        Not there, or not an ONNX model.
+        Not there, not an ONNX model, or its external tensors are not there.
     Truncated
         It begins like one and does not parse to the end.
     Corrupt
         A name in it is not text.
     """
-    data = read_bytes(path)
-    model = onnx.ModelProto()
+    return resolve(read_outline(path), path)
+
+
+def read_outline(path: Path) -> onnx.ModelProto:
+    """Read an ONNX model, external tensors as its file has them; raises what `read_model` does."""
     try:
-        model.ParseFromString(data)
-    except DecodeError:
+        model = outline(path)
+    except OSError as error:
+        raise ExportError(f"{path}: {error.strerror or error}") from None
+    except (DecodeError, IndexError, RecursionError):
         # Every ONNX file begins with its IR version, field 1.
-        if data[:1] == b"\x08" and len(data) > 2:
+        with path.open("rb") as file:
+            begin = file.read(3)
+        if begin[:1] == b"\x08" and len(begin) > 2:
             raise Truncated(f"{path}: truncated or damaged ONNX model") from None
         raise ExportError(f"{path}: not an ONNX model") from None
-    check_model(model, path)
-    if external_data:
+    return check_model(model, path)
+
+
+def resolve(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Find the external tensors of a model, in place: large ones become references, small ones are read.
+
+    Raises
+    ------
+    ExportError
+        One is not in a file of the model's folder.
+    """
+    own = str(path.resolve())
+    for tensor in [message for message in submessages(model) if isinstance(message, onnx.TensorProto)]:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
         try:
-            onnx.load_external_data_for_model(model, str(path.parent))
-        except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:  # RuntimeError: a long name
+            if not (is_reference(tensor) and place_of(tensor)[0] == own):
+                set_reference(tensor, *external_place(tensor, path.parent))
+            if size_of(tensor) < references.LARGE:
+                tensor.CopyFrom(inline(tensor))
+        except (OSError, ValueError, KeyError, RuntimeError, Corrupt) as error:  # RuntimeError: links in a circle
             raise ExportError(f"{path}: the external tensors cannot be read: {first_line(error)}") from None
     return model
+
+
+def external_place(tensor: onnx.TensorProto, folder: Path) -> tuple[Path, int, int]:
+    """(path, offset, length) of an external tensor.
+
+    Raises
+    ------
+    OSError, KeyError, ValueError
+        Its file is not there, not in the folder, or too short.
+    """
+    entries = {e.key: e.value for e in tensor.external_data}
+    place = (folder / entries["location"]).resolve()
+    if Path(entries["location"]).is_absolute() or not place.is_relative_to(folder.resolve()):
+        raise ValueError(f"{tensor.name}: its file lies outside the model's folder")
+    size, offset = place.stat().st_size, int(entries.get("offset", 0))
+    length = int(entries["length"]) if "length" in entries else size - offset
+    if not place.is_file() or offset < 0 or length < 0 or offset + length > size:
+        raise ValueError(f"{tensor.name}: its file is too short")
+    return place, offset, length
 
 
 def check_model(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -86,16 +142,11 @@ def check_model(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 
 def is_small(model: onnx.ModelProto) -> bool:
-    """Whether one protobuf can hold a model."""
+    """Whether one protobuf can hold a model, all bytes of its tensors included."""
     try:
-        return bool(model.ByteSize() < PROTOBUF_LIMIT)
+        return model_bytes(model) < PROTOBUF_LIMIT
     except EncodeError:  # how some versions of protobuf say that it is too large
         return False
-
-
-def has_external_data(model: onnx.ModelProto) -> bool:
-    """Whether tensors of the main graph lie in another file."""
-    return any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
 
 
 def submessages(message: Message) -> Iterator[Message]:
@@ -121,16 +172,15 @@ def texts(message: Message) -> Iterator[str | bytes]:
 
 def file_bytes(path: Path) -> int:
     """Size of a model file, the files of its external tensors included."""
-    beside: set[str] = set()
+    files = {path.resolve()}
     if path.suffix == ".onnx":
-        model = onnx.ModelProto.FromString(path.read_bytes())
-        tensors = [m for m in submessages(model) if isinstance(m, onnx.TensorProto)]
-        beside = {e.value for t in tensors for e in t.external_data if e.key == "location"}
-    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in beside)
+        tensors = [m for m in submessages(read_outline(path)) if isinstance(m, onnx.TensorProto)]
+        files |= {(path.parent / e.value).resolve() for t in tensors for e in t.external_data if e.key == "location"}
+    return sum(file.stat().st_size for file in files)
 
 
-def read_bytes(path: Path) -> bytes:
-    """All bytes of a file.
+def map_bytes(path: Path) -> bytes | mmap.mmap:
+    """All bytes of a file, read when they are used.
 
     Raises
     ------
@@ -138,7 +188,8 @@ def read_bytes(path: Path) -> bytes:
         It cannot be read.
     """
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
     except OSError as error:
         raise ExportError(f"{path}: {error.strerror or error}") from None
 
@@ -166,6 +217,8 @@ def read_array(path: Path) -> npt.NDArray[Any]:
 def write_model(model: onnx.ModelProto, path: Path, *, force: bool = False) -> None:
     """Write an ONNX model; above 2 GB its tensors go to ``<name>.data`` beside it.
 
+    What it refers to is written piece by piece and never held.
+
     Raises
     ------
     InvalidArgument
@@ -174,14 +227,30 @@ def write_model(model: onnx.ModelProto, path: Path, *, force: bool = False) -> N
         The folder cannot be written.
     """
     if is_small(model):
-        write_whole(path, lambda part: part.write_bytes(model.SerializeToString(deterministic=True)), force=force)
-    else:
-        location = f"{path.name}.data"
+        write_whole(path, lambda part: write_pieces(whole(model), part), force=force)
+        return
+    location = f"{path.name}.data"
+    write_whole(path, lambda part: write_external(model, part, location), force=force, beside=(location,))
 
-        def write(part: Path) -> None:
-            onnx.save(model, str(part), save_as_external_data=True, location=location, size_threshold=4096)
 
-        write_whole(path, write, force=force, beside=(location,))
+def write_pieces(pieces: Iterable[bytes | memoryview], path: Path) -> None:
+    """Write a file."""
+    with path.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+def write_external(model: onnx.ModelProto, path: Path, location: str) -> None:
+    """Write a model with its initializers in a file beside it."""
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    with (path.parent / location).open("wb") as file:
+        for tensor in tensors_in(light.graph, attributes=False):
+            if (length := size_of(tensor)) >= LEAST_EXTERNAL:
+                data, offset = bytes_of(tensor), file.tell()
+                file.write(data.data)
+                set_reference(tensor, location, offset, length)
+    write_pieces(whole(light), path)
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, force: bool, beside: tuple[str, ...] = ()) -> None:
@@ -207,18 +276,32 @@ def write_whole(path: Path, write: Callable[[Path], object], *, force: bool, bes
         The folder cannot be written.
     """
     check_output(path, force=force)
+    with folder_beside(path) as folder:
+        try:
+            write(folder / path.name)
+            for name in (*beside, path.name):
+                with (folder / name).open("rb") as file:
+                    os.fsync(file.fileno())
+                (folder / name).replace(path.parent / name)
+        except OSError as error:
+            raise ExportError(f"{path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder where a file is to be written.
+
+    Raises
+    ------
+    ExportError
+        There cannot be one.
+    """
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise ExportError(f"{path}: {error.strerror or error}") from None
     try:
-        write(folder / path.name)
-        for name in (*beside, path.name):
-            with (folder / name).open("rb") as file:
-                os.fsync(file.fileno())
-            (folder / name).replace(path.parent / name)
-    except OSError as error:
-        raise ExportError(f"{path}: {error.strerror or error}") from None
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -9,7 +9,7 @@ import onnx
 from codec.container import read_container, stored_bytes
 from codec.tensor import Stored
 from onnx_export.calls import read_calls
-from onnx_export.files import file_bytes, kind_of, naming, read_bytes, read_model
+from onnx_export.files import file_bytes, kind_of, map_bytes, naming, read_model
 from onnx_export.rewrite import get_metadata
 from onnx_export.tensors import mode_of
 
@@ -46,7 +46,7 @@ def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
                 tensors.append(header_line(name, stored, call.stored_bytes))
             made_by = read_metadata(model)
         else:
-            for name, tensor in read_container(read_bytes(source))[0].items():
+            for name, tensor in read_container(map_bytes(source))[0].items():
                 if isinstance(tensor, Stored):
                     tensors.append(header_line(name, tensor, stored_bytes(tensor)))
     return {

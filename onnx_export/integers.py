@@ -21,6 +21,7 @@ from onnx import helper, numpy_helper
 from codec.tensor import Stored, StoredTensor, load_symbols
 from onnx_export.absorb import infer_shapes
 from onnx_export.calls import is_call
+from onnx_export.references import to_array
 from onnx_export.rewrite import free_name, names_in
 from onnx_export.weights import attribute_of, names_read_inside
 
@@ -145,10 +146,10 @@ def integer_biases(model: onnx.ModelProto, weights: Mapping[str, IntegerWeight])
         bias, activation = arrays.get(taker.input[index]), arrays.get(layers.quantized.get(node.input[0], ""))
         if bias is None or activation is None or bias.data_type != onnx.TensorProto.FLOAT:
             continue
-        values = numpy_helper.to_array(bias).reshape(-1)
+        values = to_array(bias.name, bias).reshape(-1)
         if values.size != weight.codes.shape[weight.axis]:
             continue
-        step = (numpy_helper.to_array(activation) * weight.scale).astype(np.float32)
+        step = (to_array(activation.name, activation) * weight.scale).astype(np.float32)
         codes = np.rint(values.astype(np.float64) / step)
         if not (np.isfinite(codes).all() and (np.abs(codes) <= INT32.max).all()):
             continue

@@ -2,8 +2,8 @@
 
 Computed inside ONNX Runtime and reduced there, batch by batch; a convolution's X are its patches, which a
 convolution with unit kernels lays out. A grouped convolution has a moment for each of its groups. As many are collected
-in a run of the samples as fit a fixed budget of memory and each is then put on disk, so that what is held at once
-follows the largest layer, not the model.
+in a run of the samples as fit a budget of memory that follows the largest of them, and each is then put on disk: what
+is held at once does not follow the model.
 """
 
 import hashlib
@@ -18,11 +18,12 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx_export.calibration import Batch, batches
-from onnx_export.runtime import apart, open_session, run
+from onnx_export.calibration import Batch, batches, last_first
+from onnx_export.runtime import apart, frugal_options, open_session, run
 from onnx_export.weights import Constant
 
-BUDGET = 1 << 29  # bytes of moments held at once
+BUDGET = 1 << 26  # bytes of moments that are always held at once
+LARGEST = 8  # or so many of the largest: about what quantizing its layer takes, with two jobs
 ENTRY = 24  # bytes of an entry: the sums, what a batch adds to one, and ONNX Runtime's room for that
 WIDEST = 1 << 14  # inputs of a layer; beyond, a moment is larger than any weight it could help
 
@@ -109,7 +110,8 @@ def collect_moments(
         ONNX Runtime is missing or cannot run the model.
     """
     names = {m: folder / f"moment-{m.digest}.npy" for m in sorted(set(wanted), key=lambda m: m.key)}
-    todo = [m for m in names if not names[m].exists()]
+    # By depth: a run goes no deeper than the last of its group.
+    todo = last_first(model, [m for m in names if not names[m].exists()], lambda moment: moment.activation)
     groups = list(within_budget(todo))
     for index, group in enumerate(groups):
         sums = run_group(model, group, samples, lambda i, n, g=index: tell(g * n + i, len(groups) * n))  # type: ignore[misc]
@@ -122,8 +124,9 @@ def within_budget(moments: Sequence[Moment]) -> Iterator[list[Moment]]:
     """Cut a row of moments where they would exceed the budget."""
     group: list[Moment] = []
     size = 0
+    budget = max(BUDGET, LARGEST * ENTRY * max((m.size for m in moments), default=0))
     for moment in moments:
-        if group and size + ENTRY * moment.size > BUDGET:
+        if group and size + ENTRY * moment.size > budget:
             yield group
             group, size = [], 0
         group.append(moment)
@@ -139,7 +142,7 @@ def run_group(
     watched, arrays = apart(model)
     del watched.graph.output[:]
     outputs = [add_moment(watched, i, m) for i, m in enumerate(group)]
-    session = open_session(watched, arrays=arrays)
+    session = open_session(watched, options=frugal_options(), arrays=arrays)
     sums = [np.zeros((2, *m.shape)) for m in group]
     tokens = np.zeros(len(group))
     todo = list(batches(session, samples))

@@ -1,83 +1,134 @@
-"""A model without the bytes of its large tensors: they stay in the file, where ONNX Runtime or a loader reads them.
+"""A model file without the bytes of its large tensors, and a file again from a model without them.
 
-A file in which tensors are inline is read as one whose large tensors are external: in the same file, at the offset
-where their bytes begin. Only the fields around them are parsed; nothing large is copied.
+Read, large tensors become references (`onnx_export.references`) to where their bytes lie in the file; written,
+the bytes come from where the references point. Only the fields around them are parsed; nothing large is copied.
 """
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError
 
-from onnx_export.files import read_bytes
-from refimpl.errors import Corrupt
+from onnx_export import references
+from onnx_export.references import bytes_of, is_reference, set_reference
 
-LARGE = 1 << 16  # bytes
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # wire types
 MAX_SHIFT = 70  # bits: a number takes ten bytes at most, seven bits each
-GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9  # fields of ModelProto, GraphProto, TensorProto
+RAW_DATA = 9  # field of TensorProto
+# Fields that lead to tensors, and the messages that they hold.
+Kind = dict[int, "Kind"]
+TENSOR: Kind = {}
+GRAPH: Kind = {5: TENSOR}
+ATTRIBUTE: Kind = {5: TENSOR, 6: GRAPH, 10: TENSOR, 11: GRAPH}
+GRAPH[1] = {5: ATTRIBUTE}
+MODEL: Kind = {7: GRAPH}
+
+Data = bytes | mmap.mmap
+Piece = bytes | memoryview
+Part = Callable[[Data, int, int], Any]  # of a part of the data, from its beginning to its end
 
 
 def outline(path: Path) -> onnx.ModelProto:
-    """The model of a file, large initializers of its main graph external.
+    """The model of a file, its large tensors references.
 
     Raises
     ------
-    ExportError
+    OSError
         The file cannot be read.
-    Corrupt
+    DecodeError, IndexError
         It is no model; `onnx_export.files.read_model` says what is wrong.
     """
-    if path.stat().st_size < LARGE:
-        data: bytes | mmap.mmap = read_bytes(path)
-    else:
-        with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    with path.open("rb") as file:
+        small = path.stat().st_size < references.LARGE
+        data: Data = file.read() if small else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    place = path.resolve()
+
+    def is_large(_: Data, begin: int, end: int) -> bool:
+        return end - begin >= references.LARGE
+
+    def by_reference(data: Data, begin: int, end: int) -> list[Piece]:
+        return outline_tensor(data, begin, end, place)
+
     model = onnx.ModelProto()
-    try:
-        parts, begin = [], 0
-        for field, start, content, end in fields(data, 0, len(data)):
-            if field == GRAPH:
-                parts += [data[begin:start], embedded(GRAPH, outline_graph(data, content, end, path.name))]
-                begin = end
-        model.ParseFromString(b"".join([*parts, data[begin:]]))
-    except (DecodeError, IndexError) as error:
-        raise Corrupt(f"{path}: damaged ONNX model ({error})") from None
+    model.ParseFromString(b"".join(rewritten(data, 0, len(data), MODEL, is_large, by_reference)))
     return model
 
 
-def outline_graph(data: bytes | mmap.mmap, begin: int, end: int, name: str) -> bytes:
-    """A GraphProto whose large initializers are external."""
-    parts = []
+def whole(model: onnx.ModelProto) -> list[Piece]:
+    """The bytes of a model in pieces; what its references point to is part of them.
+
+    Raises
+    ------
+    Corrupt
+        A file does not hold a reference's bytes any more.
+    """
+
+    def may_refer(data: Data, begin: int, end: int) -> bool:
+        return data.find(b"location", begin, end) >= 0
+
+    data = model.SerializeToString(deterministic=True)
+    return rewritten(data, 0, len(data), MODEL, may_refer, whole_tensor)
+
+
+def rewritten(data: Data, begin: int, end: int, kind: Kind, wanted: Part, tensor: Part) -> list[Piece]:
+    """The pieces of a message in which tensors are replaced.
+
+    Parameters
+    ----------
+    data : bytes or mmap
+    begin, end : int
+        Where the message lies.
+    kind : dict
+        What message it is.
+    wanted : callable
+        Whether to look into a message inside it.
+    tensor : callable
+        Gives the pieces that replace a tensor.
+    """
+    if kind is TENSOR:
+        pieces: list[Piece] = tensor(data, begin, end)
+        return pieces
+    pieces, done = [], begin
     for field, start, content, stop in fields(data, begin, end):
-        if field == INITIALIZER and stop - content >= LARGE:
-            parts.append(embedded(INITIALIZER, outline_tensor(data, content, stop, name)))
-        else:
-            parts.append(data[start:stop])
-    return b"".join(parts)
+        if field in kind and wanted(data, content, stop):
+            inner = rewritten(data, content, stop, kind[field], wanted, tensor)
+            pieces += [data[done:start], header(field, sum(map(len, inner))), *inner]
+            done = stop
+    return [*pieces, data[done:end]]
 
 
-def outline_tensor(data: bytes | mmap.mmap, begin: int, end: int, name: str) -> bytes:
+def outline_tensor(data: Data, begin: int, end: int, path: Path) -> list[Piece]:
     """A TensorProto whose bytes are those at the same place of a file."""
-    parts, place = [], None
+    parts: list[Piece] = []
+    place = None
     for field, start, content, stop in fields(data, begin, end):
-        if field == RAW_DATA and stop - content >= LARGE:
+        if field == RAW_DATA and stop - content >= references.LARGE:
             place = content, stop - content
         else:
             parts.append(data[start:stop])
-    if place is None:
-        return b"".join(parts)
-    reference = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
-    for key, value in (("location", name), ("offset", str(place[0])), ("length", str(place[1]))):
-        reference.external_data.add(key=key, value=value)
-    return b"".join([*parts, reference.SerializeToString()])
+    if place is not None:
+        reference = onnx.TensorProto()
+        set_reference(reference, path, *place)
+        parts.append(reference.SerializeToString())
+    return parts
 
 
-def fields(data: bytes | mmap.mmap, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def whole_tensor(data: Data, begin: int, end: int) -> list[Piece]:
+    """A TensorProto with its bytes."""
+    tensor = onnx.TensorProto.FromString(data[begin:end])
+    if not is_reference(tensor):
+        return [data[begin:end]]
+    content = bytes_of(tensor)
+    del tensor.external_data[:]
+    tensor.ClearField("data_location")
+    rest = tensor.SerializeToString(deterministic=True)
+    at = next((start for field, start, _, _ in fields(rest, 0, len(rest)) if field > RAW_DATA), len(rest))
+    return [rest[:at], header(RAW_DATA, len(content)), content.data, rest[at:]]
+
+
+def fields(data: Data, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """(number, where it begins, where its content begins, where it ends) of each field of a message.
 
     Raises
@@ -103,7 +154,7 @@ def fields(data: bytes | mmap.mmap, begin: int, end: int) -> Iterator[tuple[int,
         yield tag >> 3, start, content, at
 
 
-def varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
+def varint(data: Data, at: int) -> tuple[int, int]:
     """A number, and where it ends.
 
     Raises
@@ -125,43 +176,9 @@ def varint(data: bytes | mmap.mmap, at: int) -> tuple[int, int]:
     return value | data[at] << shift, at + 1
 
 
-def embedded(field: int, content: bytes) -> bytes:
-    """A message as a field of another one."""
-    length, size = b"", len(content)
+def header(field: int, size: int) -> bytes:
+    """What stands before a message that is a field of another one."""
+    length = b""
     while size > 127:
         length, size = length + bytes([size & 127 | 128]), size >> 7
-    return bytes([field << 3 | LENGTH]) + length + bytes([size]) + content
-
-
-class TensorFiles:
-    """The bytes of a model's tensors, external ones as views of their files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files: dict[str, npt.NDArray[np.uint8]] = {}
-
-    def __call__(self, tensor: onnx.TensorProto) -> npt.NDArray[np.uint8]:
-        """Bytes of a tensor.
-
-        Raises
-        ------
-        Corrupt
-            The file does not hold them.
-        """
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            return np.frombuffer(tensor.raw_data, np.uint8)
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        try:
-            name, offset = entries["location"], int(entries.get("offset", 0))
-            if name not in self.files:
-                path = self.folder / name
-                if not path.resolve().is_relative_to(self.folder.resolve()):
-                    raise ValueError("it lies outside the model's folder")
-                self.files[name] = np.memmap(path, np.uint8, "r")
-            whole = self.files[name]
-            length = int(entries["length"]) if "length" in entries else len(whole) - offset
-            if offset < 0 or length < 0 or offset + length > len(whole):
-                raise ValueError("it is too short")
-        except (OSError, KeyError, ValueError) as error:
-            raise Corrupt(f"{tensor.name}: its file cannot be read: {error}") from None
-        return whole[offset : offset + length]
+    return bytes([field << 3 | LENGTH]) + length + bytes([size])

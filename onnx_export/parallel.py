@@ -3,7 +3,9 @@
 The loops over symbols and NumPy's own leave the interpreter free meanwhile.
 """
 
+import ctypes
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -29,6 +31,14 @@ def in_parallel(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    release_memory()
+
+
+def release_memory() -> None:
+    """Give back to the system what threads have freed; glibc keeps it for them otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def on_layers(

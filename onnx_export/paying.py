@@ -16,11 +16,11 @@ from onnx import helper
 from codec.tensor import BandedTensor, Stored, store_weight
 from onnx_export.calls import ELEMENT_TYPES, Call, write_call
 from onnx_export.functions import BODIES, MIN_OPSET, closure, functions
-from onnx_export.tensors import Tensor, as_raw
+from onnx_export.tensors import Result, Tensor, as_raw
 from onnx_export.ties import Tie
 
 MARK_BYTES = 100  # of a file: the import of the domain, and the note of what made it
-Results = dict[str, tuple[Stored, Call | None, Tensor]]  # no call where a weight stays as it is
+Results = dict[str, Result]  # no call where a weight stays as it is
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from onnx import helper, numpy_helper
 
 from onnx_export.absorb import STANDARD, Graph, Sink, find_sink, read_graph
 from onnx_export.recipes import WeightSettings
+from onnx_export.references import MEMORY, Scratch, to_tensor
 from onnx_export.rewrite import free_name, names_in
 from onnx_export.tensors import Skipped, skip
 from onnx_export.weights import Constant, along_axis, find_constants, to_matrix
@@ -84,6 +85,7 @@ def place_scales(
     frozen: Set[str],
     statistics: Statistics,
     settings: WeightSettings,
+    scratch: Scratch = MEMORY,
 ) -> Placement:
     """Scale weights and divide what they read, in place, wherever that stores less than scales beside the codes.
 
@@ -100,6 +102,8 @@ def place_scales(
     statistics : mapping
         (value, axis) -> what calibration saw.
     settings : WeightSettings
+    scratch : Scratch
+        Where scaled weights are put.
     """
     graph = read_graph(model, frozen | tied)
     known = Known({c.name: c for c in constants}, statistics, settings)
@@ -116,7 +120,7 @@ def place_scales(
             edits = scaled_constants(model, site, found, sink, known, changed)
         except InvalidArgument:  # beyond the dtype of a constant
             continue
-        changed |= edits
+        changed |= {name: scratch.keep(array) for name, array in edits.items()}
         if found.where == "activations":
             added.append(divide_in_front(model, site, found))
         placed |= {c.name: found for c in site.weights}
@@ -281,12 +285,12 @@ def set_constants(model: onnx.ModelProto, arrays: Mapping[str, Array]) -> None:
     """Give constants new values, in place."""
     for tensor in model.graph.initializer:
         if tensor.name in arrays:
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(arrays[tensor.name]), tensor.name))
+            tensor.CopyFrom(to_tensor(np.ascontiguousarray(arrays[tensor.name]), tensor.name))
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output[0] in arrays:
             for attribute in node.attribute:
                 if attribute.name == "value":
-                    attribute.t.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(arrays[node.output[0]])))
+                    attribute.t.CopyFrom(to_tensor(np.ascontiguousarray(arrays[node.output[0]]), ""))
 
 
 def with_new_arrays(model: onnx.ModelProto, constants: Sequence[Constant]) -> list[Constant]:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
 
 from codec.tensor import Stored, load
 from onnx_export.calibration import batches, sample_count
+from onnx_export.references import MEMORY, Scratch, to_tensor
 from onnx_export.rewrite import copy_without
-from onnx_export.runtime import onnxruntime, open_session, run
+from onnx_export.runtime import frugal_options, open_session, run
 from onnx_export.ties import Tie
 from refimpl.metrics import sqnr_db
 
@@ -43,7 +43,7 @@ def model_outputs(model: onnx.ModelProto, feeds: Iterable[Arrays]) -> list[npt.N
 
     Batches are left out once the outputs exceed `PROBE_BYTES`, the same ones for the same model.
     """
-    options = onnxruntime().SessionOptions()
+    options = frugal_options()
     options.add_session_config_entry("optimization.disable_specified_optimizers", REQUANTIZING)
     session = open_session(model, options=options)
     results: list[list[npt.NDArray[np.floating]]] = []
@@ -80,17 +80,21 @@ def output_sqnr(before: Iterable[npt.NDArray[np.floating]], after: Iterable[npt.
     return round(min(values), 6) if values else None
 
 
-def with_weights(model: onnx.ModelProto, stored: Mapping[str, Stored], ties: Mapping[str, Tie]) -> onnx.ModelProto:
+def with_weights(
+    model: onnx.ModelProto, stored: Mapping[str, Stored], ties: Mapping[str, Tie], scratch: Scratch = MEMORY
+) -> onnx.ModelProto:
     """A copy of a model with decoded weights in place of the originals."""
-    return with_arrays(model, {name: load(tensor) for name, tensor in stored.items()}, ties)
+    return with_arrays(model, {name: scratch.keep(load(tensor)) for name, tensor in stored.items()}, ties, scratch)
 
 
-def with_arrays(model: onnx.ModelProto, arrays: Arrays, ties: Mapping[str, Tie]) -> onnx.ModelProto:
+def with_arrays(
+    model: onnx.ModelProto, arrays: Arrays, ties: Mapping[str, Tie], scratch: Scratch = MEMORY
+) -> onnx.ModelProto:
     """A copy of a model with these weights, and what is tied to them, in place of the originals."""
     every = with_ties(arrays, ties)
     copy = copy_without(model, every)
     copy.graph.initializer.extend(
-        numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in every.items()
+        to_tensor(scratch.keep(np.ascontiguousarray(array)), name) for name, array in every.items()
     )
     return copy
 

@@ -21,19 +21,22 @@ import onnx
 from codec.kernels import histogram
 from codec.tensor import BandedTensor, Stored, load
 from onnx_export.calibration import Batch
-from onnx_export.calls import Call, write_call
+from onnx_export.calls import write_call
 from onnx_export.moments import Moment, collect_moments, load_hessian, moments_of, save_whole
 from onnx_export.parallel import on_layers
 from onnx_export.progress import Progress
+from onnx_export.references import Scratch
 from onnx_export.sensitivity import Probe
 from onnx_export.tensors import (
     LEAST_SAVING,
     PART_BYTES,
     Options,
+    Result,
     Tensor,
     bytes_in_file,
     check_finite,
     describe,
+    keep_result,
     store_matrix,
     with_container_bytes,
 )
@@ -79,7 +82,6 @@ FINE = 0.25  # of the loss allowed: what all weights together may cost at their 
 CLOSE_AIM = 0.05  # of log2(planned error): a try so near to another one says nothing new
 Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
-Result = tuple[Stored, Call | None, Tensor]
 Judge = Callable[[Mapping[str, Array]], float]  # weights -> their loss, as a share of the loss allowed
 
 
@@ -243,7 +245,7 @@ def compress_by_rate(
         )
     )
     judged, seen = feeds
-    probe = Probe(model, constants, ties, judged)
+    probe = Probe(model, constants, ties, judged, options.scratch)
     probes = (probe, probe.on(seen))
     pairs = []
     for i, trial in enumerate(trials):
@@ -261,7 +263,8 @@ def compress_by_rate(
             coded, less, _ = meet_loss(rest, allowed, judge)
             if less < loss:
                 results, loss = coded, less
-    return results, probe.error(decoded(results)), loss
+    with options.scratch.another() as scratch:
+        return results, probe.error(decoded(results, scratch)), loss
 
 
 def watch(
@@ -510,7 +513,8 @@ def meet_loss(plan: Plan, allowed: float, judge: Judge) -> tuple[dict[str, Resul
     aim, seen = allowed, {}
     for _ in range(LOSS_TRIES):
         results, plan, settled = carry_out(plan, allocate_error(plan.demands, aim), results)
-        loss = judge(decoded(results))
+        with plan.options.scratch.another() as scratch:
+            loss = judge(decoded(results, scratch))
         rank = (loss > 1, loss if loss > 1 else float(stored_bits(results)))
         if best is None or rank < best[0]:
             best = (rank, results, loss)
@@ -594,9 +598,8 @@ def carry_out(
         if not near(results.get(layer.constant.name), layer, share.step)
     ]
     one = partial(finish, moments=plan.moments, folder=plan.folder, options=plan.options)
-    updated = dict(results) | dict(
-        on_layers(one, todo, plan.options.jobs, plan.options.scheduler, plan.tell, "compress")
-    )
+    found = on_layers(one, todo, plan.options.jobs, plan.options.scheduler, plan.tell, "compress")
+    updated = dict(results) | {name: keep_result(name, result, plan.options.scratch) for name, result in found}
     demands, points = list(plan.demands), list(plan.points)
     for i, (layer, share) in enumerate(zip(plan.layers, shares, strict=True)):
         stored, _, line = updated[layer.constant.name]
@@ -680,6 +683,6 @@ def stored_bits(results: Mapping[str, Result]) -> int:
     return 8 * sum(line.stored_bytes for _, _, line in results.values())
 
 
-def decoded(results: Mapping[str, Result]) -> dict[str, Array]:
+def decoded(results: Mapping[str, Result], scratch: Scratch) -> dict[str, Array]:
     """The weights that a decoder sees."""
-    return {name: load(stored) for name, (stored, _, _) in results.items()}
+    return {name: scratch.keep(load(stored)) for name, (stored, _, _) in results.items()}

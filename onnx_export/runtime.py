@@ -5,6 +5,8 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from onnx_export.files import first_line, is_small, one_line
 from onnx_export.functions import DOMAIN
 from onnx_export.native import library_path
 from onnx_export.native.loader import allocator_options
+from onnx_export.references import LARGE, Scratch, localized, tensors_in
 from onnx_export.rewrite import copy_without
 from refimpl.errors import ExportError, InvalidArgument
 
@@ -27,7 +30,7 @@ ELEMENT_TYPES: dict[str, np.dtype[Any]] = {
 }  # fmt: skip
 ARRAY_TYPES = {onnx.helper.np_dtype_to_tensor_dtype(dtype): dtype for dtype in ELEMENT_TYPES.values()}
 NOWHERE = "decoded"  # the file that a placeholder names
-LARGE = 1 << 16  # bytes of a weight that is kept apart from its model
+FOLDER_OF_TENSORS = "session.model_external_initializers_file_folder_path"
 
 
 def onnxruntime() -> Any:
@@ -78,7 +81,8 @@ def open_session(
 ) -> Any:
     """An InferenceSession on one device, without silent fallback.
 
-    A model in memory is not written out: ONNX Runtime gets its weights as arrays, which live as long as the session.
+    A model in memory is not written out: ONNX Runtime maps what it refers to, and gets other weights as arrays, which
+    live as long as the session.
 
     Parameters
     ----------
@@ -132,10 +136,8 @@ def open_session(
             options.register_custom_ops_library(str(library_path()))
         if isinstance(model, str):
             session = ort.InferenceSession(model, **arguments)
-        elif is_small(model):
-            session = ort.InferenceSession(model.SerializeToString(), **arguments)
         else:
-            session = open_large(ort, model, arguments)
+            session = open_light(ort, model, options, arguments)
     except ExportError:
         raise
     except Exception as error:  # ONNX Runtime's errors share no base class
@@ -147,10 +149,17 @@ def open_session(
     return session
 
 
-def apart(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, npt.NDArray[Any]]]:
-    """(a copy of a model with placeholders instead of its large weights, their values).
+def frugal_options() -> Any:
+    """Options for a session that reads its weights where they are, instead of a packed copy of them all."""
+    options = onnxruntime().SessionOptions()
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
 
-    Weights that a run may replace stay, and those of types that NumPy does not have.
+
+def apart(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, npt.NDArray[Any]]]:
+    """(a copy of a model with placeholders instead of the large weights that it holds, their values).
+
+    References and weights that a run may replace stay, and those of types that NumPy does not have.
     """
     replaceable = {value.name for value in model.graph.input}
     arrays = {
@@ -246,15 +255,15 @@ def describe_placement(session: Any) -> str:
     return ", ".join(words) or "no nodes left to run"
 
 
-def open_large(ort: Any, model: onnx.ModelProto, arguments: dict[str, Any]) -> Any:
-    """Open a model that no single protobuf can hold, through a temporary file."""
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        onnx.save(model, str(path), save_as_external_data=True, location="model.data")
-        return ort.InferenceSession(str(path), **arguments)
+def open_light(ort: Any, model: onnx.ModelProto, options: Any, arguments: dict[str, Any]) -> Any:
+    """Open a model in memory, which is changed; if no protobuf can hold it, its tensors go through temporary files."""
+    with TemporaryDirectory() as temporary:
+        if not is_small(model):
+            for tensor in tensors_in(model.graph):
+                Scratch(Path(temporary)).keep_tensor(tensor)
+        if (folder := localized(model)) is not None:
+            options.add_session_config_entry(FOLDER_OF_TENSORS, folder)
+        return ort.InferenceSession(model.SerializeToString(), **arguments)
 
 
 def run(session: Any, outputs: Sequence[str] | None, feeds: Mapping[str, npt.NDArray[Any]]) -> list[Any]:

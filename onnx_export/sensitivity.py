@@ -8,12 +8,13 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnx_export.calibration import Batch
 from onnx_export.probe import PROBE_BYTES, with_ties
+from onnx_export.references import MEMORY, Scratch, to_tensor
 from onnx_export.rewrite import copy_without
-from onnx_export.runtime import open_session, run
+from onnx_export.runtime import frugal_options, open_session, run
 from onnx_export.ties import Tie
 from onnx_export.weights import Constant
 
@@ -24,9 +25,15 @@ class Probe:
     """A session of a model whose weights can be replaced at a run, and the outputs with none replaced."""
 
     def __init__(
-        self, model: onnx.ModelProto, constants: Sequence[Constant], ties: Mapping[str, Tie], feeds: Iterable[Batch]
+        self,
+        model: onnx.ModelProto,
+        constants: Sequence[Constant],
+        ties: Mapping[str, Tie],
+        feeds: Iterable[Batch],
+        scratch: Scratch = MEMORY,
     ) -> None:
-        self.session = open_session(overridable(model, {c.name: c.array for c in constants}, ties))
+        light = overridable(model, {c.name: c.array for c in constants}, ties, scratch)
+        self.session = open_session(light, options=frugal_options())
         self.ties = ties
         self.feeds, self.before = self.remember(feeds)
 
@@ -111,14 +118,16 @@ def ratio_of_sums(noise: npt.NDArray[np.float64], signal: npt.NDArray[np.float64
     return ratio, float(np.sqrt(scatter)) / total
 
 
-def overridable(model: onnx.ModelProto, arrays: Mapping[str, Array], ties: Mapping[str, Tie]) -> onnx.ModelProto:
+def overridable(
+    model: onnx.ModelProto, arrays: Mapping[str, Array], ties: Mapping[str, Tie], scratch: Scratch = MEMORY
+) -> onnx.ModelProto:
     """A copy of a model in which these constants are inputs with default values."""
     values = with_ties(arrays, ties)
     made = copy_without(model, values)
     casts = []
     for name, array in values.items():
         given = wide_name(name, array)
-        tensor = numpy_helper.from_array(np.ascontiguousarray(wide(array)), given)
+        tensor = to_tensor(scratch.keep(np.ascontiguousarray(wide(array))), given)
         made.graph.initializer.append(tensor)
         made.graph.input.append(helper.make_tensor_value_info(given, tensor.data_type, array.shape))
         if given != name:

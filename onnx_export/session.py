@@ -19,12 +19,12 @@ from zlib_ng.zlib_ng import crc32
 from codec.kernels import numba_kernels
 from codec.tensor import DTYPES, Stored, load
 from onnx_export.calls import INTERLEAVE, Call, attribute, is_call, read_calls
-from onnx_export.files import check_model, naming, read_model
+from onnx_export.files import naming, read_outline, resolve
 from onnx_export.functions import DOMAIN
 from onnx_export.integers import add_integers, integer_weight, read_layers
 from onnx_export.native.loader import decode_on_device, device_calls
-from onnx_export.outline import TensorFiles, outline
 from onnx_export.products import multiply_symbols
+from onnx_export.references import bytes_of, load_references
 from onnx_export.rewrite import (
     MIXED,
     STREAMING,
@@ -39,7 +39,6 @@ from onnx_export.sharing import open_shared, shareable
 from refimpl.errors import Corrupt, InvalidArgument
 
 MODES = ("resident", "streaming", "auto")
-FOLDER_OF_TENSORS = "session.model_external_initializers_file_folder_path"
 NamedCall = tuple[str, Stored, Call]
 
 
@@ -80,39 +79,24 @@ def load_session(
     if not any(o.domain == DOMAIN for o in model.opset_import):
         return open_session(str(path), device, options)  # ONNX Runtime reads external tensors itself
     options = onnxruntime().SessionOptions() if options is None else options
+    resolve(model, path)
     with naming(path):
         if mode == "streaming":
             return open_streaming(model, path, device, options, native)
         if mode == "auto" and get_metadata(model).get("mode") in (STREAMING, MIXED):
-            return open_planned(read_model(path), device, options, native=native)
-        return open_resident(model, path, device, options, native)
-
-
-def read_outline(path: Path) -> onnx.ModelProto:
-    """A model without the bytes of its large tensors.
-
-    Raises
-    ------
-    ExportError, StreamError
-        It is no model.
-    """
-    try:
-        model = outline(path)
-    except (Corrupt, OSError):
-        model = read_model(path, external_data=False)  # says what is wrong
-    return check_model(model, path)
+            return open_planned(model, device, options, native=native)
+        return open_resident(model, device, options, native)
 
 
 def open_streaming(model: onnx.ModelProto, path: Path, device: str, options: Any, native: bool | None) -> Any:
     """Decode at each use: ONNX Runtime's default order puts a call right before the first node that reads it.
 
-    ``model`` is the outline of the file, here and in `open_resident`; it may be changed.
+    ``model`` is that of the file, here and in `open_resident`; it may be changed.
     """
-    check_bands(model, TensorFiles(path.parent))
+    check_bands(model)
     exchanged = prepare_streaming(model, device, options, native)
     if device != "cuda" and not exchanged:
         return open_session(str(path), device, options, native=native)
-    options.add_session_config_entry(FOLDER_OF_TENSORS, str(path.parent.resolve()))
     return open_session(model, device, options, native=native)
 
 
@@ -125,7 +109,7 @@ def prepare_streaming(model: onnx.ModelProto, device: str, options: Any, native:
     return multiply_symbols(model) if use_native(native) else set()
 
 
-def check_bands(model: onnx.ModelProto, bytes_of: TensorFiles) -> None:
+def check_bands(model: onnx.ModelProto) -> None:
     """Check the stored bytes of bands: a function's body does not, and for these there is no kernel that would.
 
     Raises
@@ -142,14 +126,14 @@ def check_bands(model: onnx.ModelProto, bytes_of: TensorFiles) -> None:
                 raise Corrupt(f"{node.name}: the checksum of the bands is wrong")
 
 
-def open_resident(model: onnx.ModelProto, path: Path, device: str, options: Any, native: bool | None) -> Any:
+def open_resident(model: onnx.ModelProto, device: str, options: Any, native: bool | None) -> Any:
     """Decode once: on the device what may stay there, all else on the processor, as constants of the model."""
     if device != "cuda" or not use_native(native):
-        return open_decoded(read_model(path), device, options, native=native)
+        return open_decoded(model, device, options, native=native)
     calls = device_calls(model, shareable(model))
-    shared = dict(decode_on_device(calls, TensorFiles(path.parent)))
+    shared = dict(decode_on_device(calls, bytes_of))
     replace_by_constants(model, [], shared)
-    onnx.load_external_data_for_model(model, str(path.parent))
+    load_references(model)
     model.graph.initializer.extend(placeholder(c.name, c.shape, DTYPES[c.dtype]) for c in calls)
     tensors, arrays = decode_on_processor(list(read_calls(model)))
     replace_by_constants(model, tensors)

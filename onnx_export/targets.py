@@ -6,18 +6,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
-from codec.tensor import Stored, load
+from codec.tensor import load
 from onnx_export.calibration import Batch
-from onnx_export.calls import Call
 from onnx_export.probe import OUTPUT_SQNR_DB, STEP_DB, TOLERANCE_DB, TRIES, WORTHWHILE
 from onnx_export.recipes import raise_targets
 from onnx_export.sensitivity import Probe
-from onnx_export.tensors import Options, Tensor
+from onnx_export.tensors import Options, Result
 from onnx_export.ties import Tie
 from onnx_export.weights import Constant
 from refimpl.targets import target_raises
 
-Coded = Mapping[str, tuple[Stored, Call | None, Tensor]]
+Coded = Mapping[str, Result]
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def with_raises(
     weights = options.recipe.weights
     assert weights is not None, "a recipe that quantizes"
     coded = [c for c in constants if c.is_float and results[c.name][1] is not None]
-    probe = Probe(model, coded, ties, feeds)
+    probe = Probe(model, coded, ties, feeds, options.scratch)
     errors = []
     for i, c in enumerate(coded):
         errors.append(probe.error({c.name: load(results[c.name][0])}) or 0.0)

@@ -22,7 +22,9 @@ from codec.tensor import (
     store_integers,
     store_weight,
 )
+from onnx_export.calls import Call, write_call
 from onnx_export.recipes import UNCALIBRATED_RAISE_DB, Recipe, raise_targets
+from onnx_export.references import MEMORY, Scratch
 from onnx_export.weights import along_axis, from_matrix, from_rows, to_matrix, to_rows
 from refimpl.activations import ActivationStatistics
 from refimpl.bands import Bands, code_bands
@@ -54,6 +56,7 @@ class Options:
     jobs: int = 1
     work: Path | None = None  # folder for what is finished
     scheduler: str | None = None  # address of a Dask cluster
+    scratch: Scratch = MEMORY  # for what is finished and what is decoded to be measured
     bands: bool = True  # in the profile archive
     raw_integers: bool = False  # whether the format has integers in mode raw or constant: containers do, graphs do not
 
@@ -102,6 +105,7 @@ class Skipped:
 
 
 Lines = tuple[list[Tensor], list[Skipped], list[str]]  # compressed, copied, notes
+Result = tuple[Stored, Call | None, Tensor]  # no call where coding would not shrink
 
 
 def compress_weight(
@@ -291,6 +295,29 @@ def as_raw(stored: StoredTensor) -> StoredTensor:
     small = bool(flat.max(initial=0) < 16)
     block = Block("raw", len(flat), pack_nibbles(flat) if small else flat, packed=small)
     return replace(stored, frame=Frame(block, stored.frame.symbols_crc))
+
+
+def keep_result(name: str, result: Result, scratch: Scratch) -> Result:
+    """The same result, its bytes in files."""
+    stored, call, line = result
+    stored = keep_stored(stored, scratch)
+    return stored, None if call is None else write_call(name, stored), line
+
+
+def keep_stored(stored: Stored, scratch: Scratch) -> Stored:
+    """The same tensor, its bytes in files."""
+    if isinstance(stored, BandedTensor):
+        return replace(stored, parts=tuple(keep_part(part, scratch) for part in stored.parts))
+    return keep_part(stored, scratch)
+
+
+def keep_part(stored: StoredTensor, scratch: Scratch) -> StoredTensor:
+    """The same tensor, its bytes in files."""
+    block = stored.frame.block
+    block = replace(block, raw=scratch.keep(block.raw))
+    if block.stream is not None:
+        block = replace(block, stream=replace(block.stream, words=scratch.keep(block.stream.words)))
+    return replace(stored, frame=replace(stored.frame, block=block))
 
 
 def bytes_in_file(stored: Stored) -> int:

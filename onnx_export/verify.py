@@ -1,7 +1,8 @@
 """verify: check every checksum, decode everything, and measure the error against the original."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ import numpy.typing as npt
 from codec.container import read_container
 from codec.tensor import Stored, load
 from onnx_export.calls import read_calls
-from onnx_export.files import kind_of, naming, read_bytes, read_model
+from onnx_export.files import kind_of, map_bytes, naming, read_model
 from onnx_export.hoist import hoist_weights
 from onnx_export.progress import Progress, silent
+from onnx_export.references import to_array
 from onnx_export.rewrite import get_metadata
-from onnx_export.weights import constant_tensors, to_array
+from onnx_export.weights import constant_tensors
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.metrics import sqnr_db
 
 Array = npt.NDArray[Any]
+Originals = Mapping[str, Callable[[], Array]]  # name -> what reads the tensor
 FITS = 8  # rounds of fitting factors along several axes
 
 
@@ -72,15 +75,16 @@ def verify(
             decoded = load(tensor)
         line: dict[str, Any] = {"name": name, "shape": list(tensor.shape), "elements": decoded.size}
         if originals is not None:
-            line |= compare(name, decoded, originals, scaled.get(name, ()))
+            with naming(against):
+                line |= compare(name, decoded, originals, scaled.get(name, ()))
         lines.append(line)
         tell("verify", done + 1, len(stored))
     return {"path": str(source), "ok": True, "tensors": lines}
 
 
-def compare(name: str, decoded: Array, originals: dict[str, Array], axes: Sequence[int] = ()) -> dict[str, Any]:
+def compare(name: str, decoded: Array, originals: Originals, axes: Sequence[int] = ()) -> dict[str, Any]:
     """Error of a decoded tensor against its original, times factors along the axes that have absorbed scales."""
-    original = originals.get(name)
+    original = originals[name]() if name in originals else None
     if original is None or original.shape != decoded.shape:
         raise ExportError(f"the original has no tensor {name} of shape {list(decoded.shape)}")
     with np.errstate(invalid="ignore"):  # a signalling NaN is one like others
@@ -130,13 +134,14 @@ def stored_tensors(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
     if kind_of(path) == ".onnx":
         model = read_model(path)
         return {name: stored for name, stored, _ in read_calls(model)}, get_metadata(model)
-    return {n: t for n, t in read_container(read_bytes(path))[0].items() if isinstance(t, Stored)}, {}
+    return {n: t for n, t in read_container(map_bytes(path))[0].items() if isinstance(t, Stored)}, {}
 
 
-def plain_tensors(path: Path) -> dict[str, Array]:
-    """The plain tensors of a file, by name."""
+def plain_tensors(path: Path) -> Originals:
+    """What reads the plain tensors of a file, by name."""
     if kind_of(path) == ".onnx":
         model = read_model(path)
         hoist_weights(model)  # as compress did
-        return {name: to_array(name, t) for name, t, _ in constant_tensors(model.graph)}
-    return {n: t for n, t in read_container(read_bytes(path))[0].items() if not isinstance(t, Stored)}
+        return {name: partial(to_array, name, t) for name, t, _ in constant_tensors(model.graph)}
+    tensors = read_container(map_bytes(path))[0]
+    return {n: partial(np.asarray, t) for n, t in tensors.items() if not isinstance(t, Stored)}

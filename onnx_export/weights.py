@@ -30,7 +30,7 @@ import onnx
 from onnx import numpy_helper
 
 from codec.tensor import FLOATS
-from refimpl.errors import Corrupt
+from onnx_export.references import to_array
 
 WEIGHT_TYPES = tuple(
     number
@@ -104,7 +104,6 @@ def find_constants(model: onnx.ModelProto) -> list[Constant]:
     Parameters
     ----------
     model : onnx.ModelProto
-        With its external tensors loaded.
 
     Raises
     ------
@@ -133,20 +132,6 @@ def find_inside(model: onnx.ModelProto) -> list[tuple[str, Array]]:
                 if tensor.data_type in WEIGHT_TYPES
             ]
     return found
-
-
-def to_array(name: str, tensor: onnx.TensorProto) -> Array:
-    """A tensor's values.
-
-    Raises
-    ------
-    Corrupt
-        Its bytes do not fit its type and shape.
-    """
-    try:
-        return numpy_helper.to_array(tensor)
-    except (ValueError, KeyError, TypeError) as error:
-        raise Corrupt(f"{name}: the tensor cannot be read ({error})") from None
 
 
 def constant_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto, bool]]:
@@ -441,5 +426,6 @@ def fingerprint(array: Array) -> bytes:
     >>> fingerprint(np.zeros(2)) == fingerprint(np.zeros(2)), fingerprint(np.zeros(2)) == fingerprint(np.zeros(3))
     (True, False)
     """
-    label = f"{array.dtype.name}{array.shape}".encode()
-    return hashlib.sha256(label + np.ascontiguousarray(array).tobytes()).digest()
+    digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.digest()

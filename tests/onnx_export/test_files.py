@@ -13,8 +13,8 @@ from onnx_export.files import (
     file_bytes,
     first_line,
     kind_of,
+    map_bytes,
     naming,
-    read_bytes,
     read_model,
     submessages,
     write_model,
@@ -50,7 +50,7 @@ def test_what_is_no_model_is_refused(tmp_path, content):
 def test_what_cannot_be_opened_is_refused_in_the_systems_words(tmp_path):
     for path, words in ((tmp_path, "directory"), (tmp_path / "none.onnx", "No such file")):
         with pytest.raises(ExportError, match=words):
-            read_bytes(path)
+            map_bytes(path)
 
 
 def test_a_truncated_model_is_told_from_another_file(tmp_path):

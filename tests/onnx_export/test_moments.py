@@ -96,10 +96,17 @@ def test_a_budget_cuts_the_work_and_changes_nothing(tmp_path, monkeypatch):
     names = ("w1", "w2", "w3")
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     wanted, whole = collect(model, tmp_path / "a", samples, names)
-    monkeypatch.setattr(under_test, "BUDGET", under_test.ENTRY * 96**2)
+    monkeypatch.setattr(under_test, "BUDGET", 0)
+    monkeypatch.setattr(under_test, "LARGEST", 1)
     assert len(list(within_budget(wanted))) == 3
     _, cut = collect(model, tmp_path / "b", samples, names)
     assert all(np.array_equal(np.load(whole[m]), np.load(cut[m])) for m in wanted)
+
+
+def test_groups_follow_the_largest_and_not_the_number():
+    many = [Moment(f"x{i}", -1, 4096) for i in range(40)]
+    assert {len(group) for group in within_budget(many)} == {under_test.LARGEST}
+    assert [len(group) for group in within_budget(many[:3])] == [3]
 
 
 def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch):

@@ -4,20 +4,23 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx_export_models import NETS, feeds_for, outputs_of, save, session
+from onnx_export_models import CONDITIONAL, NETS, feeds_for, net, normal, outputs_of, save, session
 
-import onnx_export.outline
+from onnx_export import references
 from onnx_export.compress import compress
-from onnx_export.files import read_model
-from onnx_export.outline import TensorFiles, outline
+from onnx_export.files import read_model, read_outline
+from onnx_export.outline import header, outline, whole
+from onnx_export.references import is_reference, load_references, localized, tensors_in
 from onnx_export.rewrite import call_for_each_reader
-from onnx_export.session import FOLDER_OF_TENSORS, load_session
-from refimpl.errors import Corrupt
+from onnx_export.runtime import FOLDER_OF_TENSORS, open_session
+from onnx_export.session import load_session
+from onnx_export.weights import bodies
+from refimpl.errors import Corrupt, ExportError, Truncated
 
 
 @pytest.fixture(autouse=True)
 def everything_is_large(monkeypatch):
-    monkeypatch.setattr(onnx_export.outline, "LARGE", 100)
+    monkeypatch.setattr(references, "LARGE", 100)
 
 
 @pytest.fixture
@@ -26,37 +29,61 @@ def compressed(tmp_path):
     return tmp_path / "o.onnx"
 
 
+def external(path):
+    """The same model with its tensors in a second file."""
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+
+
 @pytest.mark.parametrize("inline", [True, False])
-def test_the_outline_of_a_file_is_its_model(compressed, inline):
+def test_what_is_read_is_the_model_and_is_written_as_it_was(compressed, inline):
+    data = compressed.read_bytes()
     if not inline:
-        model = onnx.load(compressed)
-        onnx.save(model, compressed, save_as_external_data=True, location="w.bin", size_threshold=0)
-    model = outline(compressed)
-    files = TensorFiles(compressed.parent)
-    external = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    assert external
-    for tensor in external:
-        data = files(tensor).tobytes()
-        del tensor.external_data[:]
-        tensor.ClearField("data_location")
-        tensor.raw_data = data
-    whole = read_model(compressed)
-    for tensor in whole.graph.initializer:
-        tensor.ClearField("data_location")
-    assert model.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
+        external(compressed)
+    model = read_model(compressed)
+    referred = [t for t in model.graph.initializer if is_reference(t)]
+    assert referred
+    assert not any(t.raw_data for t in referred)
+    assert b"".join(bytes(piece) for piece in whole(model)) == data
+    assert load_references(model).SerializeToString(deterministic=True) == data
+
+
+def test_tensors_of_nodes_and_bodies_are_references_too(tmp_path):
+    node = onnx.helper.make_node("Constant", [], ["k"], value=onnx.numpy_helper.from_array(normal(64, 32), "k"))
+    model = net(CONDITIONAL, w=normal(64, 32), v=normal(64, 32))
+    for body in bodies(model.graph.node[0]):
+        body.node.insert(0, node)
+        body.node[1].input[1] = "k"
+        body.initializer.append(model.graph.initializer[0])
+    data = save(model, tmp_path / "m.onnx").read_bytes()
+    read = read_model(tmp_path / "m.onnx")
+    assert [is_reference(t) for t in tensors_in(read.graph)] == [True] * 6
+    assert b"".join(bytes(piece) for piece in whole(read)) == data
+    feeds = {"c": np.array(True), "x": normal(3, 64)}
+    assert np.array_equal(open_session(read).run(None, feeds)[0], outputs_of(model, feeds)[0])
+
+
+def test_a_body_in_a_body_without_end_is_refused(tmp_path):
+    graph = b""
+    for _ in range(3000):
+        for field in (6, 5, 1):  # of an attribute, a node and a graph
+            graph = header(field, len(graph)) + graph
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x0a" + header(7, len(graph)) + graph)
+    with pytest.raises(Truncated, match="damaged"):
+        read_model(tmp_path / "m.onnx")
 
 
 def test_onnx_runtime_reads_the_tensors_where_they_are(compressed):
-    options = ort.SessionOptions()
-    options.add_session_config_entry(FOLDER_OF_TENSORS, str(compressed.parent))
-    opened = ort.InferenceSession(outline(compressed).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options, model = ort.SessionOptions(), read_model(compressed)
+    options.add_session_config_entry(FOLDER_OF_TENSORS, localized(model))
+    opened = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feeds = feeds_for(session(compressed))
     assert np.array_equal(opened.run(None, feeds)[0], outputs_of(compressed, feeds)[0])
 
 
 def test_a_number_of_more_than_ten_bytes_is_refused(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"\xff" * 1_000_000)
-    with pytest.raises(Corrupt, match="ten bytes"):
+    with pytest.raises(IndexError, match="ten bytes"):
         outline(tmp_path / "m.onnx")
 
 
@@ -70,14 +97,23 @@ def test_damaged_files_are_refused(compressed):
 
 
 @pytest.mark.parametrize(
-    "change", [{"location": "../m.onnx"}, {"location": "gone"}, {"offset": "9" * 9}, {"length": "-1"}]
+    "change", [{"location": "../m.onnx"}, {"location": "gone"}, {"offset": "9" * 9}, {"length": "-1"}, {"offset": "x"}]
 )
 def test_tensors_outside_their_file_are_refused(compressed, change):
-    tensor = next(t for t in outline(compressed).graph.initializer if t.external_data)
-    for entry in tensor.external_data:
+    external(compressed)
+    model = read_outline(compressed)
+    for entry in model.graph.initializer[0].external_data:
         entry.value = change.get(entry.key, entry.value)
-    with pytest.raises(Corrupt, match="cannot be read"):
-        TensorFiles(compressed.parent)(tensor)
+    save(model, compressed)
+    with pytest.raises(ExportError, match="cannot be read"):
+        read_model(compressed)
+
+
+def test_a_file_that_shrinks_is_one_clear_error(compressed):
+    model = read_model(compressed)
+    compressed.write_bytes(b"")
+    with pytest.raises(Corrupt, match="its file cannot be read"):
+        whole(model)
 
 
 def test_a_call_for_each_reader(tmp_path):
@@ -88,7 +124,7 @@ def test_a_call_for_each_reader(tmp_path):
     w = np.random.default_rng(0).standard_normal((512, 64)).astype(np.float32)
     model.graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
     compress(save(model, tmp_path / "m.onnx"), tmp_path / "o.onnx")
-    split = read_model(tmp_path / "o.onnx")
+    split = load_references(read_model(tmp_path / "o.onnx"))
     assert call_for_each_reader(split)
     assert [n.op_type for n in split.graph.node if n.domain] == [split.graph.node[0].op_type] * 2
     assert not call_for_each_reader(split)

@@ -96,8 +96,8 @@ def test_auto_without_a_plan_to_stream_takes_the_way_of_resident(compressed, mon
     if noted is not None:
         set_metadata(model, json.dumps({"mode": noted}))
     onnx.save(model, tmp_path / "m.onnx")
-    monkeypatch.setattr(session_module, "open_resident", lambda _, path, *__: path)
-    assert load_session(tmp_path / "m.onnx", "auto") == tmp_path / "m.onnx"
+    monkeypatch.setattr(session_module, "open_resident", lambda *_: "resident")
+    assert load_session(tmp_path / "m.onnx", "auto") == "resident"
 
 
 def test_unknown_modes_and_devices_are_refused(compressed):
