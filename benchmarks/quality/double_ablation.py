@@ -86,7 +86,7 @@ class Bench:
     @cached_property
     def samples(self) -> Batch:
         """Calibration samples."""
-        return open_with_samples(self.model, self.task.calibration)[1]
+        return open_with_samples(self.model, self.task.calibration)[1].every
 
     @cached_property
     def constants(self) -> tuple[list[Constant], Mapping[str, Any]]:
