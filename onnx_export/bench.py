@@ -214,7 +214,8 @@ def predict(
             for c in profiles[0].tensors
         ],
         "profiles": [
-            {"batch": p.setup.batch, "plain_seconds": p.plain_seconds, "least_seconds": p.least_seconds}
+            {"batch": p.setup.batch, "plain_seconds": p.plain_seconds, "least_seconds": p.least_seconds,
+             "coded_seconds": p.coded_seconds}
             for p in profiles
         ],
         "cases": cases,

@@ -11,7 +11,8 @@ decoded once while loading: full memory, no time at all. The time of a run is
                with it that are others than those with constants. It is negative where symbols, of a byte each, come
                from memory faster than floats. Measured in place for all tensors together, shared out by what each takes
                to decode alone
-``decoding``   the further time when all of it is coded; measured for each kind and shape of tensor, alone
+``decoding``   the further time when all of it is coded; measured in place too, and shared out by how much longer each
+               takes to decode alone
 
 Of all choices within the time, `refimpl.throughput.choose_ways` finds the one with the least memory.
 Specification: docs/spec/throughput.md, "In a model".
@@ -71,6 +72,7 @@ class Profile:
     setup: Setup
     plain_seconds: float  # of a run, all tensors resident
     least_seconds: float  # of a run, all tensors streaming with their least fractions
+    coded_seconds: float  # of a run, all tensors streaming, wholly coded
     tensors: tuple[Costs, ...]
 
     def streaming_seconds(self, costs: Costs) -> float:
@@ -82,12 +84,22 @@ class Profile:
         """What a tensor adds to a run when it streams."""
         least = costs.least / FRACTION_STEPS
         share = (fraction - least) / (1 - least) if least < 1 else 0.0
-        return self.streaming_seconds(costs) + share * max(costs.coded_seconds - costs.least_seconds, 0.0)
+        return self.streaming_seconds(costs) + share * self.decoding_seconds(costs)
+
+    def decoding_seconds(self, costs: Costs) -> float:
+        """What a tensor that streams adds to a run when all of it is coded."""
+        alone = sum(more_seconds(c) for c in self.tensors)
+        return max(self.coded_seconds - self.least_seconds, 0.0) * more_seconds(costs) / alone if alone > 0 else 0.0
 
     def predict(self, fractions: Mapping[str, float | None]) -> float:
         """Seconds of a run with these fractions coded; None is resident."""
         added = [self.seconds(c, f) for c in self.tensors if (f := fractions[c.name]) is not None]
         return self.plain_seconds + sum(added)
+
+
+def more_seconds(costs: Costs) -> float:
+    """How much longer a tensor takes to decode alone when all of it is coded."""
+    return max(costs.coded_seconds - costs.least_seconds, 0.0)
 
 
 @dataclass(frozen=True)
@@ -155,13 +167,16 @@ def measure(
     opened = open_session(with_constants(model), setup.device, setup.options())
     setup = fitting(opened, setup)
     plain = bound_run(opened, setup)
-    low, options = with_tensors(model, {name: low for name, (_, low, _) in ends.items()}), setup.options()
-    symbols = prepare_streaming(low, setup.device, options, None)
-    least = bound_run(open_session(low, setup.device, options), setup)
+    runs = {"plain": plain}
+    low, high = ({name: both[k] for name, (_, *both) in ends.items()} for k in (0, 1))
+    for way, tensors in (("least", low), ("coded", high)):
+        streaming, options = with_tensors(model, tensors), setup.options()
+        symbols = prepare_streaming(streaming, setup.device, options, None)
+        runs[way] = bound_run(open_session(streaming, setup.device, options), setup)
     costs = known or decoding_costs(ends, symbols, setup, tell)
-    taken = seconds_of({"plain": plain, "least": least}, setup)
+    taken = seconds_of(runs, setup)
     tell("measure", 1, 1)
-    return Profile(setup, taken["plain"], taken["least"], costs)
+    return Profile(setup, taken["plain"], taken["least"], taken["coded"], costs)
 
 
 def decoding_costs(
@@ -280,7 +295,7 @@ def make_plan(profile: Profile, budget: float) -> Plan:
     Examples
     --------
     >>> costs = (Costs(name, "DecompressLinear", 1000, 4000, 0, 1000, 600, 1e-3, 2e-3) for name in "abcdefgh")
-    >>> profile = Profile(Setup(), plain_seconds=50e-3, least_seconds=54e-3, tensors=tuple(costs))
+    >>> profile = Profile(Setup(), plain_seconds=50e-3, least_seconds=54e-3, coded_seconds=62e-3, tensors=tuple(costs))
     >>> plan = make_plan(profile, 1.1)  # half a millisecond for each to stream, another one to be coded
     >>> plan.mode, plan.fractions["a"], plan.fractions["h"], round(1e3 * plan.predicted_seconds, 1)
     ('streaming', 1.0, 0.0, 55.0)

@@ -54,10 +54,11 @@ def copy_of(model):
     return copy
 
 
-def known(profile, plain=1.0, least=1.2, seconds=(0.1, 0.2)):
+def known(profile, plain=1.0, least=1.2, coded=None, seconds=(0.1, 0.2)):
     """The profile as if the clock had said this: nothing in a test hangs on the real one."""
     tensors = tuple(replace(c, least_seconds=seconds[0], coded_seconds=seconds[1]) for c in profile.tensors)
-    return replace(profile, plain_seconds=plain, least_seconds=least, tensors=tensors)
+    coded = least + (seconds[1] - seconds[0]) * len(tensors) if coded is None else coded
+    return replace(profile, plain_seconds=plain, least_seconds=least, coded_seconds=coded, tensors=tensors)
 
 
 def values_of(model):
@@ -144,9 +145,10 @@ costs = st.builds(
     st.sampled_from([2, 4]),
 )
 profiles = st.builds(
-    lambda plain, ratio, tensors: Profile(Setup(), plain, plain * ratio, tuple(tensors)),
+    lambda plain, ratio, more, tensors: Profile(Setup(), plain, plain * ratio, plain * (ratio + more), tuple(tensors)),
     st.floats(0.01, 10),
     st.floats(0.5, 5),  # symbols may come from memory faster than floats
+    st.floats(0, 5),
     st.lists(costs, min_size=1, max_size=8, unique_by=lambda c: c.name),
 )
 
@@ -173,15 +175,15 @@ def test_the_prediction_meets_what_was_measured(profile):
     names = [c.name for c in profile.tensors]
     assert profile.predict(dict.fromkeys(names)) == profile.plain_seconds
     assert profile.predict(dict.fromkeys(names, 0.0)) == pytest.approx(profile.least_seconds)
-    decoding = sum(c.coded_seconds - c.least_seconds for c in profile.tensors)
-    assert profile.predict(dict.fromkeys(names, 1.0)) == pytest.approx(profile.least_seconds + decoding)
-    assert profile.predict(dict.fromkeys(names, 0.5)) == pytest.approx(profile.least_seconds + decoding / 2)
+    assert profile.predict(dict.fromkeys(names, 1.0)) == pytest.approx(profile.coded_seconds)
+    halfway = (profile.least_seconds + profile.coded_seconds) / 2
+    assert profile.predict(dict.fromkeys(names, 0.5)) == pytest.approx(halfway)
 
 
 @pytest.mark.parametrize("budget", [0.99, 0, -1, float("nan"), float("inf")])
 def test_no_budget_below_the_plain_model(budget):
     with pytest.raises(InvalidArgument, match="latency budget is"):
-        make_plan(Profile(QUICK, 1.0, 1.0, ()), budget)
+        make_plan(Profile(QUICK, 1.0, 1.0, 1.0, ()), budget)
 
 
 # Models
