@@ -43,7 +43,7 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, as_file(files("onnx_export") / "data") as data:
         source = options.model or data / "opt-1m-byte.onnx"
-        if all(o.domain != DOMAIN for o in read_model(source, external_data=False).opset_import):
+        if all(o.domain != DOMAIN for o in read_model(source).opset_import):
             small = Path(folder) / "small.onnx"
             compress(source, small, calibration=options.calibration)
         else:
