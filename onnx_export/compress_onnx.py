@@ -292,7 +292,7 @@ def calibrated(
         return keep_what_pays(compress_constants(constants, statistics, options, tell, placement), ties)
 
     def tries() -> Iterator[Try]:
-        yield Try(results, first, 0.0, "")
+        yield Try(results, first, "")
         if layers:  # they have a share to be pruned and no target
             return
         seen, told = probe_batches(inputs, checked), partial(tell, "probe")
@@ -301,7 +301,7 @@ def calibrated(
         yield from meet_target(compress_with, measure, finer)
         if not options.recipe.quantizes_activations:
             plain = keep_what_pays(compress_constants(constants, {}, uncalibrated(options), tell, placement), ties)
-            yield Try(plain, measure(plain) or 0.0, 0.0, ", with scales as without calibration, which serve it better")
+            yield Try(plain, measure(plain) or 0.0, ", with scales as without calibration, which serve it better")
 
     best = min(tries(), key=Try.rank)
     if np.isfinite(best.sqnr):

@@ -16,6 +16,7 @@ from onnx_export.ties import Tie
 from onnx_export.weights import Constant
 from refimpl.targets import target_raises
 
+BIT_DB = 20 * np.log10(2)  # what a bit brings where codes are fine
 Coded = Mapping[str, Result]
 
 
@@ -25,7 +26,6 @@ class Try:
 
     results: Coded
     sqnr: float  # of the outputs, dB
-    raised: float  # dB, all targets, beside what single ones are raised
     how: str  # for the report
 
     @property
@@ -33,11 +33,18 @@ class Try:
         """Whether the outputs keep what they should."""
         return self.sqnr >= OUTPUT_SQNR_DB - TOLERANCE_DB
 
+    @property
+    def bits(self) -> float:
+        """Stored for an element."""
+        lines = [
+            (line, line.original_bytes if call is None else line.stored_bytes)
+            for _, call, line in self.results.values()
+        ]
+        return 8 * sum(size for _, size in lines) / max(sum(line.elements for line, _ in lines), 1)
+
     def rank(self) -> tuple[bool, float]:
-        """What reaches the aim before what does not; then bytes, or dB less what they cost in targets."""
-        if self.reached:
-            return False, sum(line.stored_bytes for _, _, line in self.results.values())
-        return True, WORTHWHILE * self.raised - self.sqnr
+        """What reaches the aim before what does not; then bits, or dB less what its bits should bring."""
+        return (False, self.bits) if self.reached else (True, WORTHWHILE * BIT_DB * self.bits - self.sqnr)
 
 
 def with_raises(
@@ -96,7 +103,7 @@ def meet_target(
         results = make(replace(options, recipe=raise_targets(options.recipe, raised)))
         sqnr = measure(results) or 0.0
         ends = [f"{end(own, default=0.0) + raised:+.1f}" for end in (min, max)]
-        yield Try(results, sqnr, raised, f", with targets of weights moved by {' to '.join(ends)} dB")
+        yield Try(results, sqnr, f", with targets of weights moved by {' to '.join(ends)} dB")
         if abs(sqnr - OUTPUT_SQNR_DB) <= TOLERANCE_DB:
             return
         raised += float(np.clip(OUTPUT_SQNR_DB - sqnr, -STEP_DB, STEP_DB))
