@@ -31,10 +31,11 @@ class Probe:
         ties: Mapping[str, Tie],
         feeds: Iterable[Batch],
         scratch: Scratch = MEMORY,
+        output_bytes: int = PROBE_BYTES,
     ) -> None:
         light = overridable(model, {c.name: c.array for c in constants}, ties, scratch)
         self.session = open_session(light, options=frugal_options())
-        self.ties = ties
+        self.ties, self.output_bytes = ties, output_bytes
         self.feeds, self.before = self.remember(feeds)
 
     def on(self, feeds: Iterable[Batch]) -> "Probe":
@@ -44,7 +45,7 @@ class Probe:
         return other
 
     def remember(self, feeds: Iterable[Batch]) -> tuple[list[Batch], list[list[Array]]]:
-        """(batches, outputs with no weight replaced), up to `PROBE_BYTES`."""
+        """(batches, outputs with no weight replaced), up to so many bytes of them."""
         kept: list[Batch] = []
         before: list[list[Array]] = []
         size = 0
@@ -53,7 +54,7 @@ class Probe:
             kept.append(batch)
             before.append(outputs)
             size += sum(o.nbytes for o in outputs)
-            if size > PROBE_BYTES:
+            if size > self.output_bytes:
                 break
         return kept, before
 

@@ -16,6 +16,7 @@ from onnx_export.ties import Tie
 from onnx_export.weights import Constant
 from refimpl.targets import target_raises
 
+SEEN_BYTES = 1 << 20  # of outputs, by which what a weight's error costs is known well enough
 BIT_DB = 20 * np.log10(2)  # what a bit brings where codes are fine
 Coded = Mapping[str, Result]
 
@@ -80,7 +81,7 @@ def with_raises(
     weights = options.recipe.weights
     assert weights is not None, "a recipe that quantizes"
     coded = [c for c in constants if c.is_float and results[c.name][1] is not None]
-    probe = Probe(model, coded, ties, feeds, options.scratch)
+    probe = Probe(model, coded, ties, feeds, options.scratch, SEEN_BYTES)
     errors = []
     for i, c in enumerate(coded):
         errors.append(probe.error({c.name: load(results[c.name][0])}) or 0.0)
