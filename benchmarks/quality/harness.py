@@ -17,7 +17,7 @@ from benchmarks.quality.layers import MIN_ELEMENTS, is_linear
 from benchmarks.quality.method import Method, Priced, Scope
 from benchmarks.quality.task import Task, cached, digest
 from onnx_export.compress import compress
-from onnx_export.files import read_model
+from onnx_export.files import read_model, write_model
 from onnx_export.ties import find_ties
 from onnx_export.weights import find_constants
 
@@ -93,11 +93,11 @@ def make(task: Task, method: Method, output: Path, finished: Path, jobs: int | N
         measured = finished / digest(task.model, task.calibration)
         changed = method.transform(read_model(task.model), task.calibration, measured)
         if isinstance(changed, Priced):
-            onnx.save(changed.model, output)
+            write_model(changed.model, output)
             prices = {"stored_bytes": changed.stored_bytes, "entropy_bytes": changed.entropy_bytes}
             return {**prices, "file_bytes": None, "notes": []}
         source = output.with_name("transformed.onnx")
-        onnx.save(changed, source)
+        write_model(changed, source)
     arguments: dict[str, Any] = {"calibration": task.calibration, "jobs": jobs, **method.arguments}
     if arguments.get("recipe") in ("rate", "aggressive"):
         arguments["work"] = finished / sources_digest()

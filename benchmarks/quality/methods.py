@@ -11,6 +11,7 @@ METHODS = (
     Method("double"),
     Method("double", "pruned 0.3", {"sparsity": 0.3}),
     Method("double", "pruned 0.5", {"sparsity": 0.5}),
+    Method("double archive", arguments={"profile": "archive"}),
     Method("double uncalibrated", arguments={"calibration": None}),
     *(Method("rate", f"{bits} bits", {"recipe": "rate", "target_bits": bits}) for bits in BITS),
     Method("rate", arguments={"recipe": "rate"}),

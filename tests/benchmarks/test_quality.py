@@ -101,6 +101,22 @@ def test_a_format_that_is_not_written_has_a_price(task):
     assert "| half | 4.000 |  |  | 50.0000 |" in tables.task_table(task, [result])
 
 
+@pytest.mark.parametrize("arguments", [{}, AS_IT_IS])
+def test_a_transform_may_leave_large_tensors_where_they_were_read(task, arguments):
+    task, _ = task
+    weight = np.random.default_rng(1).standard_normal((64, 1024)).astype(np.float32)
+    onnx.save(product(weight), task.model)
+
+    def evaluate(path):
+        np.testing.assert_array_equal(run(onnx.load(path), {"x": np.eye(64, dtype=np.float32)}), weight)
+        return {"score": 51.0}
+
+    def leave(model, *_):
+        return model if arguments else Priced(model, 1.0)
+
+    harness.run(replace(task, evaluate=evaluate), Method("left", arguments=arguments, transform=leave))
+
+
 def test_an_answer_is_kept_for_its_question(tmp_path):
     file = tmp_path / "new" / "answer.json"
     answers = iter("abc")

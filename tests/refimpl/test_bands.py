@@ -107,7 +107,11 @@ def test_steps_of_bands_take_fewer_bits_for_the_same_error(seed):
     weight = np.diagonal(U) ** -2.0
     each = [bands.of_column == g for g in range(len(bands.steps))]
     means = sum(np.log2(weight[band].mean()) * band.mean() for band in each)
-    assert gain == pytest.approx((np.log2(weight.mean()) - means) / 2, abs=0.1)
+    predicted = (np.log2(weight.mean()) - means) / 2
+    assert predicted > 0.1
+    # The one step codes the columns that matter least at well under a bit, where the rule of high rates
+    # is too kind to it: the bands gain what was predicted or a little more, in every one of these draws.
+    assert -0.02 < gain - predicted < 0.13
 
 
 def test_a_curve_counts_each_band_with_its_own_table():
