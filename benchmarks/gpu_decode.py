@@ -14,6 +14,7 @@ import argparse
 import importlib
 import json
 import platform
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -140,7 +141,8 @@ def nvcomp_rows(symbols: npt.NDArray[np.uint8], chunks: tuple[int, ...] = (1 << 
     """NvCOMP's ANS on the same symbols, for several sizes of a chunk."""
     try:
         nvcomp: Any = importlib.import_module("nvidia.nvcomp")
-    except ImportError:
+    except ImportError as error:
+        print(f"nvCOMP is left out: {error}", file=sys.stderr)
         return []
     rows = []
     source = cupy.asarray(symbols)

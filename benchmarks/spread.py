@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from refimpl.tans.counts import list_slots, normalize_counts
 from refimpl.tans.spread import spread_symbols
-from refimpl.tans.tables import bit_length, occurrence
+from refimpl.tans.tables import bit_length
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -69,6 +69,22 @@ def bits_per_symbol(table: Integers, counts: Integers, p: Floats) -> float:
             break
         state = following
     return float((state * bit_count).sum())
+
+
+def occurrence(symbol: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """How often each entry's symbol stands before it.
+
+    Examples
+    --------
+    >>> occurrence(np.array([5, 7, 5, 5], np.uint8))
+    array([0, 0, 1, 2])
+    """
+    order = np.argsort(symbol, kind="stable")
+    counts = np.bincount(symbol)
+    first = np.cumsum(counts) - counts  # index where each symbol's group begins
+    result = np.empty(len(symbol), np.int64)
+    result[order] = np.arange(len(symbol)) - first[symbol[order]]
+    return result
 
 
 def main() -> None:

@@ -159,14 +159,15 @@ def line_up(histogram: npt.NDArray[np.int64]) -> Line:
 
 def cut(line: Line, table_log: int, literal_price: int) -> npt.NDArray[np.uint8]:
     """The classes of the cheapest cut, see `plan_classes`."""
-    prices = part_prices(line.occurrences, int(line.occurrences[:, 0].sum()), table_log, literal_price)
-    worth = worthwhile(line, prices, literal_price)
+    total = int(line.occurrences[:, 0].sum())
+    worth = worthwhile(line, part_prices(line.occurrences[:, 0], 0, total, table_log, literal_price), literal_price)
     last = int(line.ends[worth].max(initial=0))  # behind it there are single symbols only
     worth[:, 0] = True
+    begins, widths = np.nonzero(worth[:last])
+    prices = part_prices(line.occurrences[begins, widths], widths, total, table_log, literal_price)
     best: list[int] = [0] + [1 << 62] * last
     begin_to, width_to = [0] * (last + 1), [0] * (last + 1)
-    begins, widths = np.nonzero(worth[:last])
-    parts = begins, widths, line.ends[begins, widths], prices[begins, widths]
+    parts = begins, widths, line.ends[begins, widths], prices
     for begin, width, end, price in zip(*(column.tolist() for column in parts), strict=True):
         if best[begin] + price < best[end]:
             best[end], begin_to[end], width_to[end] = best[begin] + price, begin, width
@@ -182,8 +183,8 @@ def cut(line: Line, table_log: int, literal_price: int) -> npt.NDArray[np.uint8]
     return np.array([len(chosen), *chosen, *members], np.uint8) if chosen else NO_CLASSES
 
 
-def worthwhile(line: Line, prices: npt.NDArray[np.int64], literal_price: int) -> npt.NDArray[np.bool_]:
-    """Which parts are classes that the cheapest cut may have, (places, widths).
+def worthwhile(line: Line, singles: npt.NDArray[np.int64], literal_price: int) -> npt.NDArray[np.bool_]:
+    """Which parts are classes that the cheapest cut may have, (places, widths), by the prices of single symbols.
 
     C of N occurrences cost no less than ``f(C) = C log2(N / C) + C log2(e)`` bits, the price of exactly C L / N slots.
     A class adds C w bits of literals, so it costs no less than the sum of f over its members: their entropy is at
@@ -191,7 +192,7 @@ def worthwhile(line: Line, prices: npt.NDArray[np.int64], literal_price: int) ->
     class, less the literal price and its 8 bits in the list of members: a class whose gains do not sum to more than
     zero is dearer than its symbols apart.
     """
-    gains = (prices[:, 0] - line.occurrences[:, 0] * literal_price) / UNIT - line.bits - 8
+    gains = (singles - line.occurrences[:, 0] * literal_price) / UNIT - line.bits - 8
     gained = np.concatenate([[0], np.cumsum(gains)])
     # The 8 bits of a class's width are left out: they are more than all rounding, of these sums and of prices.
     worth = (gained[line.ends] > gained[:-1, None]) & (line.ends > 0)
@@ -200,12 +201,16 @@ def worthwhile(line: Line, prices: npt.NDArray[np.int64], literal_price: int) ->
 
 
 def part_prices(
-    occurrences: npt.NDArray[np.int64], total: int, table_log: int, literal_price: int
+    occurrences: npt.NDArray[np.int64],
+    width: npt.NDArray[np.int64] | int,
+    total: int,
+    table_log: int,
+    literal_price: int,
 ) -> npt.NDArray[np.int64]:
-    """Price of every part, see `plan_classes`: (parts, widths) from and to the same shape, in 2**-16 bits."""
+    """Prices of parts that occur so often and have literals of so many bits, see `plan_classes`, in 2**-16 bits."""
     slots = np.maximum(1, ((occurrences << (table_log + 1)) + total) // (2 * total))
     bits = (table_log << LOG2_FRACTION_BITS) - log2_table()[slots]
-    width = np.arange(occurrences.shape[1])
+    width = np.asarray(width)
     literals = occurrences * ((width << LOG2_FRACTION_BITS) + literal_price)
     stored = 8 * (1 + (1 << width)) << LOG2_FRACTION_BITS
     price = occurrences * bits + slots * (total * LOG2_E >> table_log)
@@ -222,6 +227,6 @@ def merge_histogram(histogram: npt.NDArray[np.int64], table: ClassTable) -> npt.
     >>> merge_histogram(np.array([7, 2, 0, 1]), class_table(np.array([1, 1, 3, 1], np.uint8)))
     array([7, 0, 0, 3])
     """
-    merged = np.zeros(len(histogram), np.int64)
-    np.add.at(merged, table.leader[: len(histogram)], histogram)
-    return merged
+    # Sums below 2**39 are exact in float64.
+    leader = table.leader[: len(histogram)]
+    return np.bincount(leader, histogram, minlength=len(histogram)).astype(np.int64)

@@ -47,12 +47,25 @@ def spread_symbols(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     >>> spread_symbols(np.array([22, 0, 8, 2]))[:9]
     array([0, 2, 0, 0, 0, 2, 0, 0, 3], dtype=uint8)
     """
+    return spread_slots(counts)[0].astype(np.uint8)
+
+
+def spread_slots(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(symbol, slot) of each state, `spread_symbols` and the number of states below with the same symbol.
+
+    Examples
+    --------
+    >>> symbol, slot = spread_slots(np.array([22, 0, 8, 2]))
+    >>> symbol[:9].tolist(), slot[:9].tolist()
+    ([0, 2, 0, 0, 0, 2, 0, 0, 3], [0, 0, 1, 2, 3, 1, 4, 5, 0])
+    """
     table_log_of(counts)
     symbol, slot = list_slots(counts)
-    q = counts[symbol]
-    key = np.where(q == 1, 1 << 16, ((2 * slot + 1) << 16) // (2 * q))
-    # The others' keys are below 2**16 - 7, so 2**16 - 1 sorts alike, and 16 bits are sorted in no time.
-    return symbol[np.argsort(np.minimum(key, (1 << 16) - 1).astype(np.uint16), kind="stable")].astype(np.uint8)
+    q = counts.astype(np.uint32)[symbol]
+    key = ((2 * slot + 1) << 16).astype(np.uint32) // (2 * q)
+    # The keys are below 2**16 - 7, so 2**16 - 1 sorts like 2**16, and 16 bits are sorted in no time.
+    order = np.argsort(np.where(q == 1, (1 << 16) - 1, key).astype(np.uint16), kind="stable")
+    return symbol[order], slot[order]
 
 
 def table_log_of(counts: npt.NDArray[np.int64]) -> int:

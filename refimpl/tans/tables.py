@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from refimpl.tans.spread import spread_symbols
+from refimpl.tans.spread import spread_slots
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,12 @@ def decode_table(counts: npt.NDArray[np.int64]) -> DecodeTable:
     >>> table.symbol[1], table.bit_count[1], table.base[1]
     (np.uint8(2), np.uint8(2), np.uint16(0))
     """
-    symbol = spread_symbols(counts)
-    number = occurrence(symbol) + counts[symbol]  # (L,) the x in [q, 2q) of each state
+    symbol, slot = spread_slots(counts)
+    number = counts[symbol] + slot  # (L,) the x in [q, 2q) of each state
     size = len(symbol)
     bit_count = int(size).bit_length() - bit_length(number)
-    return DecodeTable(symbol, bit_count.astype(np.uint8), ((number << bit_count) - size).astype(np.uint16))
+    base = (number << bit_count) - size
+    return DecodeTable(symbol.astype(np.uint8), bit_count.astype(np.uint8), base.astype(np.uint16))
 
 
 def encode_table(counts: npt.NDArray[np.int64]) -> EncodeTable:
@@ -87,10 +88,11 @@ def encode_table(counts: npt.NDArray[np.int64]) -> EncodeTable:
     >>> table.last_state
     array([0, 0, 1, 8], dtype=uint16)
     """
-    symbol = spread_symbols(counts)
+    symbol, slot = spread_slots(counts)
     size = len(symbol)
-    next_state = np.argsort(symbol, kind="stable").astype(np.uint16)
     first = np.cumsum(counts) - counts  # (alphabet,)
+    next_state = np.empty(size, np.uint16)
+    next_state[first[symbol] + slot] = np.arange(size)
     # A state below (q << most) - L gives off most - 1 bits, the others `most`: one addition decides.
     q = np.maximum(counts, 1)
     most = int(size).bit_length() - bit_length(q)
@@ -99,22 +101,6 @@ def encode_table(counts: npt.NDArray[np.int64]) -> EncodeTable:
     return EncodeTable(
         delta.astype(np.uint32), (first - counts).astype(np.int32), next_state, last_state.astype(np.uint16)
     )
-
-
-def occurrence(symbol: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """How often each entry's symbol stands before it.
-
-    Examples
-    --------
-    >>> occurrence(np.array([5, 7, 5, 5], np.uint8))
-    array([0, 0, 1, 2])
-    """
-    order = np.argsort(symbol, kind="stable")
-    counts = np.bincount(symbol)
-    first = np.cumsum(counts) - counts  # index where each symbol's group begins
-    result = np.empty(len(symbol), np.int64)
-    result[order] = np.arange(len(symbol)) - first[symbol[order]]
-    return result
 
 
 def bit_length(x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -6,7 +6,7 @@ from strategies import normalized_counts
 
 from refimpl.errors import InvalidArgument
 from refimpl.tans.counts import list_slots
-from refimpl.tans.spread import spread_symbols, table_log_of
+from refimpl.tans.spread import spread_slots, spread_symbols, table_log_of
 
 
 @given(normalized_counts())
@@ -14,6 +14,16 @@ def test_every_symbol_has_its_count_of_slots(counts):
     symbols = spread_symbols(counts)
     assert symbols.dtype == np.uint8
     assert np.array_equal(np.bincount(symbols, minlength=len(counts)), counts)
+
+
+@given(normalized_counts())
+def test_slots_count_the_states_below_with_the_same_symbol(counts):
+    symbol, slot = (part.tolist() for part in spread_slots(counts))
+    assert symbol == spread_symbols(counts).tolist()
+    seen = [0] * len(counts)
+    for s, j in zip(symbol, slot, strict=True):
+        assert j == seen[s]
+        seen[s] += 1
 
 
 @given(normalized_counts())

@@ -1,11 +1,9 @@
 import numpy as np
 from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from oracle import decode_rows
 from strategies import normalized_counts
 
-from refimpl.tans.tables import bit_length, decode_table, encode_table, occurrence
+from refimpl.tans.tables import bit_length, decode_table, encode_table
 
 
 @given(normalized_counts())
@@ -63,12 +61,6 @@ def test_next_states_are_a_permutation_grouped_by_symbol_and_ascending(counts):
     assert np.array_equal(np.sort(encoder.next_state), np.arange(len(decoder.symbol)))
     order = decoder.symbol[encoder.next_state].astype(int) * 4096 + encoder.next_state
     assert (np.diff(order) > 0).all()
-
-
-@given(hnp.arrays(np.uint8, st.integers(0, 60), elements=st.integers(0, 5)))
-def test_occurrence_counts_equal_entries_before(symbols):
-    listed = symbols.tolist()
-    assert occurrence(symbols).tolist() == [listed[:i].count(s) for i, s in enumerate(listed)]
 
 
 def test_bit_length_is_pythons():
