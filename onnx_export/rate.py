@@ -70,7 +70,7 @@ from refimpl.symbols import to_symbols
 
 TRIAL_BITS = 3.0  # coarse enough to be seen at the outputs, fine enough for errors to add up
 FAINTEST = 2.0**-5  # smallest gain over the typical one: samples may just not have shown what a weight is for
-OUTLIER = 32.0  # typical sizes: a weight beyond is one
+REACHES = (32.0, 8.0)  # typical sizes: a weight beyond is an outlier where codes are coarse, where they are fine
 SMALLEST_ROW = 2.0**-100  # rms of a row that gets a scale: what is smaller rounds to zero
 TRIES = 6  # of a plan
 LOSS_TRIES = 12  # where a loss, which is far less predictable than bits, is to be met
@@ -81,6 +81,7 @@ CLOSE_LOSS = 0.93  # of the loss allowed: worth no further try
 FINE = 0.25  # of the loss allowed: what all weights together may cost at their finest
 CLOSE_AIM = 0.05  # of log2(planned error): a try so near to another one says nothing new
 Array = npt.NDArray[Any]
+AXES: tuple[Literal["rows"], Literal["columns"]] = ("rows", "columns")
 Matrix = npt.NDArray[np.float64]
 Judge = Callable[[Mapping[str, Array]], float]  # weights -> their loss, as a share of the loss allowed
 
@@ -93,6 +94,7 @@ class Layer:
     moments: tuple[Moment, ...]
     unwatched: int  # uses of which nothing is known
     scaled: Literal["", "rows", "columns"] = ""  # what has a scale each; else all share the step
+    reach: float = REACHES[0]  # typical sizes: with more than that a row or column gets its scale
     bands: SteppedBands | None = None  # of the columns: these share a step, and a table
     damping: float = DAMPING  # of feedback; infinite: none
 
@@ -104,7 +106,7 @@ class Layer:
             shape = hashlib.sha256(self.bands.of_column.tobytes() + self.bands.steps.tobytes())
             parts.append(shape.hexdigest()[:8])
         if self.scaled:
-            parts.append(self.scaled)
+            parts.append(self.scaled if self.reach == REACHES[0] else f"{self.scaled}-{self.reach:g}")
         if np.isinf(self.damping):
             parts.append("nearest")
         return "-".join(parts)
@@ -142,7 +144,7 @@ class Layer:
             size = np.sqrt(np.mean(np.square(weight, dtype=np.float64), axis=axis, keepdims=True)).astype(np.float32)
         else:
             largest = np.abs(weight).max(axis=axis, keepdims=True)
-            size = np.maximum(largest / (OUTLIER * typical_size(weight)), 1).astype(np.float32)
+            size = np.maximum(largest / (self.reach * typical_size(weight)), 1).astype(np.float32)
         return np.where(size > SMALLEST_ROW, truncate_mantissa(size), np.float32(1))
 
     def values(self, codes: npt.NDArray[np.int8], step: np.float32) -> Array:
@@ -286,16 +288,19 @@ def variants(layer: Layer) -> list[Layer]:
     """The ways to quantize a layer that are tried: the outputs say which one stands.
 
     A kernel's output channels are often normalized one by one and may want a scale each. A few outliers, as language
-    models have them, would clip or make all steps coarse: coarser rows or columns around them may cost less. Feedback
-    that wants damping knows little of the inputs, and none may be better.
+    models have them, would clip or make all steps coarse: coarser rows or columns around them may cost less. With 8
+    bits, codes that reach 32 typical sizes have steps of a quarter of one, which many bits want finer. Feedback that
+    wants damping knows little of the inputs, and none may be better.
     """
     found = [layer]
     if layer.in_rows:
         found.append(replace(layer, scaled="rows"))
     else:
         weight = layer.matrix()
-        if layer.constant.array.ndim == 2 and np.abs(weight).max() > OUTLIER * typical_size(weight):
-            found += [replace(layer, scaled="rows"), replace(layer, scaled="columns")]
+        largest = np.abs(weight).max() if layer.constant.array.ndim == 2 else 0.0
+        for reach in REACHES:
+            if largest > reach * typical_size(weight):
+                found += [replace(layer, scaled=axis, reach=reach) for axis in AXES]
     if DAMPING < layer.damping < np.inf:
         found += [replace(v, damping=np.inf) for v in found]
     return found

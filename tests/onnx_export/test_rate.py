@@ -346,3 +346,19 @@ def test_outliers_cost_bits_not_the_model(tmp_path, place):
     assert report["weights"]["bits_per_weight"] < 8
     quiet = np.delete(np.arange(96), np.argmax(np.square(before).mean(axis=0)))
     assert output_sqnr([before[:, quiet]], [after[:, quiet]]) > -3
+
+
+def test_outliers_do_not_keep_codes_from_being_fine(tmp_path):
+    """One weight of a hundred typical sizes, and outputs that want steps of a tenth of one."""
+    first = normal(64, 128)
+    first[5, 7] = 100 * first.std()
+    model = net(
+        "(float[n, 64] x) => (float[n, 96] y) { h = MatMul(x, w) y = MatMul(h, v) }", w=first, v=normal(128, 96)
+    )
+    source = save(model, tmp_path / "m.onnx")
+    x = rng(0).standard_normal((400, 64)).astype(np.float32)
+    x[:, 5] *= 0.02  # the outlier's error is all that it is heard of
+    report = compress(source, tmp_path / "s.onnx", recipe="rate", calibration=x)
+    assert report["weights"]["bits_per_weight"] < 6.5  # neither is copied
+    assert not [note for note in report["notes"] if "WARNING" in note]
+    assert output_sqnr(outputs_of(source, {"x": x}), outputs_of(tmp_path / "s.onnx", {"x": x})) > 24
