@@ -1,21 +1,23 @@
 """The command line: parse, call one public function, print.
 
 Standard output carries results (a table, or JSON with ``--json``), standard error carries progress and
-errors. Exit status 0: done; 1: a backend does not conform; 2: a user's error; 3: a damaged file; 130:
-interrupted.
+errors. Exit status 0: done; 1: a backend does not conform; 2: a user's error; 3: a damaged file; 128 and the signal's
+number: interrupted, 130 by Ctrl-C.
 """
 
 import argparse
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from refimpl.errors import InvalidArgument, StreamError, TansorError
 
-DIFFERENT, USER_ERROR, DAMAGED, INTERRUPTED = 1, 2, 3, 130
+DIFFERENT, USER_ERROR, DAMAGED, SIGNALLED = 1, 2, 3, 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.command:
             parser.print_help()
             return USER_ERROR
-        status = options.command(options) or 0
+        with ended_by_signals():
+            status = options.command(options) or 0
         if sys.stdout is not None:  # closed by the caller
             sys.stdout.flush()
     except StreamError as error:
@@ -41,9 +44,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(f"{error.filename or 'output'}: {error.strerror or error}", USER_ERROR)
     except MemoryError:
         return fail("not enough memory for this model", USER_ERROR)
-    except KeyboardInterrupt:
-        return fail("interrupted; nothing was written", INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        return fail("interrupted; nothing was written", SIGNALLED + int(number))
     return status
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let what ends a program, or the terminal it runs in, be an interrupt: what is temporary is then removed."""
+
+    def interrupt(number: int, _: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    changed = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        for number in changed:
+            signal.signal(number, interrupt)
+    except ValueError:  # not in the main thread: a caller in Python sees to signals
+        changed = []
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def fail(message: str, status: int) -> int:

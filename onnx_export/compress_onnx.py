@@ -86,6 +86,7 @@ from refimpl.activations import ActivationStatistics
 from refimpl.errors import ExportError, InvalidArgument
 from refimpl.pruning import global_shares, linf_score
 
+RUINOUS = 0.1  # noise over signal at the outputs
 NOT_COMPARED = "the outputs were not checked: on the samples they are constant or not finite"
 
 
@@ -348,6 +349,9 @@ def rated(
         )
     if error:
         notes.append(f"the outputs keep {-10 * np.log10(error):.1f} dB on {split.words}")
+        if bits is not None and error > RUINOUS:
+            share = f"{100 * error**0.5:.0f} % of what they vary"
+            notes.append(f"WARNING: that is an error of {share}; check the result, or give more bits")
     elif error is None:
         notes.append(NOT_COMPARED)
     if judge is not None and tokens is not None and settings.max_loss_percent is not None:

@@ -29,7 +29,7 @@ def compress_table(report: dict[str, Any]) -> None:
     for reason, count, size in reasons_to_copy(report["skipped"]):
         console.print(f"  {count} of them, {size:,} bytes: {reason}")
     for note in report["notes"]:
-        console.print(f"note: {note}")
+        console.print(note if note.startswith("WARNING") else f"note: {note}")
     console.print(
         f"{report['output']}: {report['input_bytes']:,} -> {report['output_bytes']:,} bytes in "
         f"{report['seconds']:.1f} s; {weights['bits_per_weight']:.3f} bits per weight over all "

@@ -22,7 +22,7 @@ SHAPE = 0.6  # of the generalized Gaussian: density proportional to exp(-|x| ** 
 
 @dataclass(frozen=True)
 class Source:
-    """Symbols to code; a model's tensors are coded one by one."""
+    """Symbols to code, part by part: most sources are one, a model's tensors are many."""
 
     name: str
     parts: list[Symbols]
@@ -120,4 +120,5 @@ def list_sources(count: int, model: Path | None) -> Iterator[Source]:
         yield Source(f"int8, {zeros:.0%} zeros", [sparse(zeros, count, seed)])
     if model:
         parts = model_codes(model)
+        yield Source("model, its codes in one stream", [np.concatenate(parts)])
         yield Source(f"model, {len(parts)} tensors one by one", parts)

@@ -2,6 +2,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from onnx_export_models import MATMUL, NETS, OPT, net, normal, outputs_of, save
 from safetensors.numpy import save as save_tensors
 from strategies import rng
 
-from onnx_export.cli import main
+from onnx_export.cli import ended_by_signals, main
 from onnx_export.compress import compress
 
 COMMANDS = ("demo", "compress", "decompress", "inspect", "verify", "run", "evaluate", "conformance")
@@ -355,6 +356,30 @@ def test_an_interrupt_ends_with_130_and_leaves_no_trace(here, capsys, monkeypatc
     ends(capsys, "compress m.onnx -o new.onnx", 130, "interrupted; nothing was written")
     ends(capsys, "compress m.onnx -o o.onnx --force", 130, "interrupted")
     assert snapshot(here) == before
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_that_end_a_program_leave_no_trace_either(here, capsys, monkeypatch, name):
+    number = getattr(signal, name)
+
+    def end(*_):
+        os.kill(os.getpid(), number)
+        raise AssertionError("went on")
+
+    before = snapshot(here)
+    monkeypatch.setattr("onnx_export.compress_onnx.compress_constant", end)
+    ends(capsys, "compress m.onnx -o new.onnx", 128 + number, "interrupted; nothing was written")
+    assert snapshot(here) == before
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def test_too_little_memory_is_one_line(here, capsys, monkeypatch):

@@ -348,6 +348,15 @@ def test_outliers_cost_bits_not_the_model(tmp_path, place):
     assert output_sqnr([before[:, quiet]], [after[:, quiet]]) > -3
 
 
+@pytest.mark.parametrize(("bits", "warned"), [(1.2, True), (3.0, False)])
+def test_bits_that_ruin_outputs_are_a_warning(tmp_path, bits, warned):
+    model = net("(float[n, 256] x) => (float[n, 192] y) { y = MatMul(x, w) }", w=normal(256, 192))
+    source = save(model, tmp_path / "m.onnx")
+    x = rng(0).standard_normal((400, 256)).astype(np.float32)
+    report = compress(source, tmp_path / "s.onnx", recipe="rate", target_bits=bits, calibration=x)
+    assert any(note.startswith("WARNING: that is an error of") for note in report["notes"]) == warned
+
+
 def test_outliers_do_not_keep_codes_from_being_fine(tmp_path):
     """One weight of a hundred typical sizes, and outputs that want steps of a tenth of one."""
     first = normal(64, 128)
