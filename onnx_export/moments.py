@@ -23,7 +23,7 @@ from onnx_export.runtime import apart, frugal_options, open_session, run
 from onnx_export.weights import Constant
 
 BUDGET = 1 << 26  # bytes of moments that are always held at once
-LARGEST = 8  # or so many of the largest: about what quantizing its layer takes, with two jobs
+LARGEST = 4  # or so many of the largest: about what quantizing its layer takes, with two jobs
 ENTRY = 24  # bytes of an entry: the sums, what a batch adds to one, and ONNX Runtime's room for that
 WIDEST = 1 << 14  # inputs of a layer; beyond, a moment is larger than any weight it could help
 
@@ -115,7 +115,7 @@ def collect_moments(
     groups = list(within_budget(todo))
     for index, group in enumerate(groups):
         sums = run_group(model, group, samples, lambda i, n, g=index: tell(g * n + i, len(groups) * n))  # type: ignore[misc]
-        for moment, value in sums.items():
+        for moment, value in sums:
             save_whole(names[moment], value)
     return {m: path for m, path in names.items() if np.isfinite(np.load(path, mmap_mode="r")[..., 0, :]).all()}
 
@@ -137,8 +137,8 @@ def within_budget(moments: Sequence[Moment]) -> Iterator[list[Moment]]:
 
 def run_group(
     model: onnx.ModelProto, group: Sequence[Moment], samples: Batch, tell: Callable[[int, int], None]
-) -> dict[Moment, npt.NDArray[np.float32]]:
-    """The moments of a group, from one run of the samples."""
+) -> Iterator[tuple[Moment, npt.NDArray[np.float32]]]:
+    """The moments of a group, from one run of the samples, each given away and forgotten."""
     watched, arrays = apart(model)
     del watched.graph.output[:]
     outputs = [add_moment(watched, i, m) for i, m in enumerate(group)]
@@ -146,20 +146,24 @@ def run_group(
     sums = [np.zeros((2, *m.shape)) for m in group]
     tokens = np.zeros(len(group))
     todo = list(batches(session, samples))
+    results: list[Any] = []
     for done, feeds in enumerate(todo):
         tell(done, len(todo))
         results = run(session, [name for pair in outputs for name in pair], feeds)
         for k in range(len(group)):
             sums[k][done % 2] += results[2 * k]
             tokens[k] += results[2 * k + 1].reshape(-1)[0]
+        results.clear()
     tell(len(todo), len(todo))
-    return {m: (s / max(t, 1)).astype(np.float32) for m, s, t in zip(group, sums, tokens, strict=True)}
+    for moment, count in zip(group, tokens, strict=True):
+        total = sums.pop(0)
+        total /= max(count, 1)
+        yield moment, total.astype(np.float32)
 
 
 def add_moment(model: onnx.ModelProto, index: int, moment: Moment) -> tuple[str, str]:
     """Add outputs for X^T X and the number of tokens; return their names."""
     graph, prefix = model.graph, f"tansor_moment_{index}"
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
     def constant(name: str, values: npt.NDArray[Any]) -> str:
         graph.initializer.append(numpy_helper.from_array(values, f"{prefix}_{name}"))
@@ -178,12 +182,12 @@ def add_moment(model: onnx.ModelProto, index: int, moment: Moment) -> tuple[str,
         x = node("Conv", [x, constant("unit", unit)], "patches", group=channels, **settings)
     if moment.axis == 1:  # (n, width, positions), with groups (n, groups, width, positions)
         rank = len(moment.shape) + 1
-        x = node("Reshape", [x, constant("shape", np.array([0, *moment.shape[:-1], -1]))], "x")
-        rows = node("Transpose", [x], "rows", perm=[*range(rank - 2), rank - 1, rank - 2])
-        each = node("MatMul", [x, rows], "each")
-        axes = constant("axes", np.array([0]))
-        extra: dict[str, Any] = {"keepdims": 0} | ({} if opset >= 13 else {"axes": [0]})
-        total = node("ReduceSum", [each, axes] if opset >= 13 else [each], "total", **extra)
+        x = node("Reshape", [x, constant("split", np.array([0, *moment.shape[:-1], -1]))], "split_x")
+        x = node("Transpose", [x], "apart", perm=[*range(1, rank - 1), 0, rank - 1])
+        # All samples in one product: a product of each would be as large as H, once for every sample.
+        x = node("Reshape", [x, constant("shape", np.array([*moment.shape[:-1], -1]))], "x")
+        rows = node("Transpose", [x], "rows", perm=[*range(rank - 3), rank - 2, rank - 3])
+        total = node("MatMul", [x, rows], "total")
     else:
         shape = [-1, moment.width] if moment.axis == -1 else [moment.width, -1]
         x = node("Reshape", [x, constant("shape", np.array(shape))], "x")
