@@ -22,7 +22,7 @@ def test_the_table_of_compress_names_tensors_reasons_and_totals(made, capsys):
     out = capsys.readouterr().out
     assert all(t["name"] in out and f"{t['bits_per_weight']:.3f}" in out for t in report["tensors"])
     assert "1 tensors copied (8,192 bytes)\n  1 of them, 8,192 bytes: excluded by the user\n" in out
-    assert all(f"note: {note}" in out for note in report["notes"])
+    assert all(f"\n{note}" in out if note.startswith("WARNING") else f"note: {note}" in out for note in report["notes"])
     assert f"{report['weights']['ratio_vs_fp16']:.2f}x smaller than fp16" in out
 
 
