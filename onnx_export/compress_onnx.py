@@ -290,7 +290,10 @@ def calibrated(
         return results, placement
 
     def compress_with(options: Options) -> Results:
-        return keep_what_pays(compress_constants(constants, statistics, options, tell, placement), ties)
+        made = compress_constants(constants, statistics, options, tell, placement)
+        left = options.recipe.weights.left if options.recipe.weights is not None else frozenset()
+        made |= {n: (made[n][0], None, made[n][2]) for n in left}
+        return keep_what_pays(made, ties)
 
     def tries() -> Iterator[Try]:
         yield Try(results, first, "")
@@ -305,6 +308,7 @@ def calibrated(
             yield Try(plain, measure(plain) or 0.0, ", with scales as without calibration, which serve it better")
 
     best = min(tries(), key=Try.rank)
+    skipped += [skip(c.name, c.array, TOO_COARSE) for c in constants if c.name in best.left]
     if np.isfinite(best.sqnr):
         notes.append(f"the outputs keep {best.sqnr:.1f} dB on {split.words}{best.how}")
     if not best.reached:

@@ -30,6 +30,7 @@ class WeightSettings:
     kernel: LayerSettings  # Conv, ConvTranspose
     shares: Mapping[str, float] = field(default_factory=dict)  # sparsity of layers that have one of their own
     raises: Mapping[str, float] = field(default_factory=dict)  # dB by which a weight's target is raised
+    left: frozenset[str] = frozenset()  # weights that stay as they are
 
     def layer_of(self, name: str) -> LayerSettings:
         """Those of one matrix product."""

@@ -14,7 +14,7 @@ from onnx_export.sensitivity import Probe
 from onnx_export.tensors import Options, Result
 from onnx_export.ties import Tie
 from onnx_export.weights import Constant
-from refimpl.targets import target_raises
+from refimpl.targets import target_raises, too_coarse
 
 SEEN_BYTES = 1 << 20  # of outputs, by which what a weight's error costs is known well enough
 BIT_DB = 20 * np.log10(2)  # what a bit brings where codes are fine
@@ -28,6 +28,7 @@ class Try:
     results: Coded
     sqnr: float  # of the outputs, dB
     how: str  # for the report
+    left: frozenset[str] = frozenset()  # weights that stay as they are
 
     @property
     def reached(self) -> bool:
@@ -60,6 +61,8 @@ def with_raises(
 ) -> Options:
     """Options with targets that let every element of the weights add as much error at the outputs as any other.
 
+    Weights whose codes are too coarse for that, and few enough, are left as they are.
+
     Parameters
     ----------
     model : onnx.ModelProto
@@ -86,11 +89,16 @@ def with_raises(
     for i, c in enumerate(coded):
         errors.append(probe.error({c.name: load(results[c.name][0])}) or 0.0)
         tell(i + 1, len(coded))
-    raises = target_raises(errors, [c.array.size for c in coded], 10 ** (-OUTPUT_SQNR_DB / 10))
-    named = {c.name: float(r) for c, r in zip(coded, np.round(raises, 2), strict=True)}
+    allowed, sizes = 10 ** (-OUTPUT_SQNR_DB / 10), [c.array.size for c in coded]
+    lines = [results[c.name][2] for c in coded]
+    left = too_coarse(errors, sizes, [8 * max(t.original_bytes - t.stored_bytes, 1) for t in lines], allowed)
+    rest = np.flatnonzero(~left).tolist()
+    raises = target_raises([errors[i] for i in rest], [sizes[i] for i in rest], allowed)
+    named = {coded[i].name: float(r) for i, r in zip(rest, np.round(raises, 2), strict=True)}
     if prune_less:  # what the p smallest weights are worth grows about as p**3
         weights = replace(weights, shares={n: weights.layer.sparsity * 10 ** (-r / 30) for n, r in named.items()})
-    return replace(options, recipe=replace(options.recipe, weights=replace(weights, raises=named)))
+    weights = replace(weights, raises=named, left=frozenset(c.name for c in coded) - named.keys())
+    return replace(options, recipe=replace(options.recipe, weights=weights))
 
 
 def meet_target(
@@ -104,7 +112,7 @@ def meet_target(
         results = make(replace(options, recipe=raise_targets(options.recipe, raised)))
         sqnr = measure(results) or 0.0
         ends = [f"{end(own, default=0.0) + raised:+.1f}" for end in (min, max)]
-        yield Try(results, sqnr, f", with targets of weights moved by {' to '.join(ends)} dB")
+        yield Try(results, sqnr, f", with targets of weights moved by {' to '.join(ends)} dB", weights.left)
         if abs(sqnr - OUTPUT_SQNR_DB) <= TOLERANCE_DB:
             return
         raised += float(np.clip(OUTPUT_SQNR_DB - sqnr, -STEP_DB, STEP_DB))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from refimpl.errors import InvalidArgument
 
 MOST_DB = 12.0  # two bits: farther from where it was measured an error is not foretold
+MOST_LEFT = 1 / 64  # of all elements: so many may stay floats
 Vector = npt.NDArray[np.float64]
 
 
@@ -60,6 +61,79 @@ def target_raises(errors: Sequence[float], sizes: Sequence[int], allowed: float,
     >>> target_raises([0.1, 0.02, 0.0], [100, 100, 100], 1e-5)  # out of reach
     array([ 12.,  12., -12.])
     """
+    e, n = check_errors(errors, sizes, allowed, most)
+    least, largest = e * 10 ** (-most / 10), e * 10 ** (most / 10)
+    seen = e > 0
+    share = np.clip(level_of(e, n, allowed, most) * n, least, largest, where=seen, out=np.ones_like(e))
+    return np.where(seen, 10 * np.log10(np.where(seen, e, 1) / share), -most)
+
+
+def too_coarse(
+    errors: Sequence[float], sizes: Sequence[int], costs: Sequence[float], allowed: float, most: float = MOST_DB
+) -> npt.NDArray[np.bool_]:
+    """Which weights had better stay floats, since their errors, as small as they get, are dear to all others.
+
+    An error less allows all others to be coarser: at a level of error for each element, a unit of error is worth
+    ``1 / (2 ln(2) level)`` bits. Where a weight's least error, ``e 10**(-most / 10)``, is worth more than the bits that
+    floats take beyond its codes, it is left; those that are worth most for their bits first, and the level is found
+    anew after each. While the least errors of all others exceed what is allowed, errors have no price: the next one is
+    left. No weight is that would make those left more than `MOST_LEFT` of all elements.
+
+    Parameters
+    ----------
+    errors, sizes, allowed, most
+        See `target_raises`.
+    costs : sequence of float, (weights,)
+        Bits that leaving the weight as it is takes more; positive.
+
+    Returns
+    -------
+    bool, (weights,)
+
+    Raises
+    ------
+    InvalidArgument
+        Something out of range, or vectors of different lengths.
+
+    Examples
+    --------
+    >>> too_coarse([0.5, 0.1, 0.1], [10, 5000, 5000], [240.0, 1e5, 1e5], 0.02)  # 0.03 at the least, from 10 elements
+    array([ True, False, False])
+    >>> too_coarse([0.05, 0.1, 0.1], [10, 5000, 5000], [1e9, 1e5, 1e5], 0.02)  # too dear
+    array([False, False, False])
+    """
+    e, n = check_errors(errors, sizes, allowed, most)
+    cost = np.asarray(costs, np.float64)
+    if cost.shape != e.shape or not (np.isfinite(cost) & (cost > 0)).all():
+        raise InvalidArgument(f"{e.size} weights need as many costs, finite and positive")
+    least = e * 10 ** (-most / 10)
+    left = np.zeros(len(e), bool)
+    for i in np.argsort(-least / cost, kind="stable"):
+        rest = ~left
+        level = level_of(e[rest], n[rest], allowed, most)
+        worth = least[i] > 2 * np.log(2) * level * cost[i]
+        if not (worth or least[rest].sum() > allowed) or n[left].sum() + n[i] > MOST_LEFT * n.sum():
+            break
+        left[i] = True
+    return left
+
+
+def level_of(e: Vector, n: Vector, allowed: float, most: float) -> float:
+    """Error for each element at which all errors are what is allowed, or the nearest that there is."""
+    least, largest = e * 10 ** (-most / 10), e * 10 ** (most / 10)
+    bends = np.sort(np.concatenate([least / n, largest / n]))  # of the sum, piecewise linear in the level
+    sums = np.clip(bends[:, None] * n, least, largest).sum(axis=1)
+    return float(np.interp(allowed, sums, bends)) if len(e) else 0.0
+
+
+def check_errors(errors: Sequence[float], sizes: Sequence[int], allowed: float, most: float) -> tuple[Vector, Vector]:
+    """Errors and sizes as vectors.
+
+    Raises
+    ------
+    InvalidArgument
+        Something out of range, or vectors of different lengths.
+    """
     e, n = np.asarray(errors, np.float64), np.asarray(sizes, np.float64)
     if e.ndim != 1 or e.shape != n.shape:
         raise InvalidArgument(f"{e.size} errors and {n.size} sizes, one of each is needed for each weight")
@@ -67,10 +141,4 @@ def target_raises(errors: Sequence[float], sizes: Sequence[int], allowed: float,
         raise InvalidArgument("errors must be finite and not negative, sizes positive")
     if not 0 < allowed < np.inf or not 0 <= most < np.inf:
         raise InvalidArgument(f"allowed is {allowed} and most {most}, both must be finite and not negative")
-    least, largest = e * 10 ** (-most / 10), e * 10 ** (most / 10)
-    bends = np.sort(np.concatenate([least / n, largest / n]))  # of the sum, piecewise linear in the level
-    sums = np.clip(bends[:, None] * n, least, largest).sum(axis=1)
-    level = np.interp(allowed, sums, bends) if len(e) else 0.0
-    seen = e > 0
-    share = np.clip(level * n, least, largest, where=seen, out=np.ones_like(e))
-    return np.where(seen, 10 * np.log10(np.where(seen, e, 1) / share), -most)
+    return e, n

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from onnx_export_models import OPT
+from onnx_export_models import OPT, net, normal, save
 from strategies import rng
 
 from onnx_export.calibration import check_samples
@@ -15,7 +15,7 @@ from onnx_export.probe import TRIES, probe_batches
 from onnx_export.recipes import recipe
 from onnx_export.runtime import open_session
 from onnx_export.targets import Try, meet_target, with_raises
-from onnx_export.tensors import Options
+from onnx_export.tensors import TOO_COARSE, Options
 from onnx_export.weights import find_constants
 
 TOKENS = rng(3).integers(32, 127, (8, 64)).astype(np.int64)
@@ -103,3 +103,16 @@ def test_the_outputs_keep_the_aim_and_no_more(tmp_path, more):
     if not more:
         assert kept >= 23.5
         assert "targets of weights moved by" in note
+
+
+def test_a_small_weight_that_costs_most_is_left_as_it_is(tmp_path):
+    """The outputs read how a product differs from its input: an error of its weight counts a hundred times."""
+    near = (np.eye(16) + 0.01 * normal(16, 16)).astype(np.float32)
+    model = net(
+        "(float[n, 16] x) => (float[n, 2048] y) { h = MatMul(x, w) d = Sub(h, x) y = MatMul(d, v) }",
+        w=near, v=normal(16, 2048),
+    )  # fmt: skip
+    x = rng(0).standard_normal((256, 16)).astype(np.float32)
+    report = compress(save(model, tmp_path / "m.onnx"), tmp_path / "s.onnx", recipe="double", calibration=x)
+    assert [(s["name"], s["reason"]) for s in report["skipped"]] == [("w", TOO_COARSE)]
+    assert not [note for note in report["notes"] if "WARNING" in note]

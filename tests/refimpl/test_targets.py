@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from refimpl.errors import InvalidArgument
-from refimpl.targets import target_raises
+from refimpl.targets import MOST_LEFT, target_raises, too_coarse
 
 errors = st.lists(st.one_of(st.just(0.0), st.floats(1e-9, 1e3)), min_size=1, max_size=9)
 alloweds = st.floats(1e-8, 1e3)
@@ -81,3 +81,37 @@ def test_what_is_not_seen_is_lowered_and_nothing_is_nothing():
 def test_what_makes_no_sense_is_refused(given, says):
     with pytest.raises(InvalidArgument, match=says):
         target_raises(*given)
+
+
+def bits_of(error, sizes, costs, allowed, most, left):
+    """Bits beyond those of the codes as they are, infinite where the errors cannot be what is allowed."""
+    rest = ~left
+    raises = target_raises(error[rest], sizes[rest], allowed, most)
+    if after(error[rest], raises).sum() > allowed * (1 + 1e-9):
+        return np.inf
+    return sizes[rest] @ raises / (20 * np.log10(2)) + costs[left].sum()
+
+
+@given(st.integers(0, 1000), st.floats(1e-4, 1e-1))
+def test_what_is_left_saves_bits_or_makes_the_aim_possible(seed, allowed):
+    random = np.random.default_rng(seed)
+    sizes = np.array([*random.integers(1, 20, 4), *random.integers(1000, 5000, 4)])
+    error, costs = np.exp(random.normal(-4, 2, 8)), 26.0 * sizes
+    left = too_coarse(error, sizes, costs, allowed)
+    assert sizes[left].sum() <= MOST_LEFT * sizes.sum()
+    none = np.zeros(8, bool)
+    before, now = (bits_of(error, sizes, costs, allowed, 12.0, which) for which in (none, left))
+    assert now <= before or before == np.inf
+
+
+def test_nothing_is_left_that_costs_nothing_or_too_much():
+    assert not too_coarse([1e-6, 1e-6], [10, 5000], [240.0, 1e5], 0.02).any()
+    assert not too_coarse([0.0, 0.0], [10, 5000], [240.0, 1e5], 0.02).any()
+    assert not too_coarse([5.0, 0.1], [5000, 5000], [1e5, 1e5], 0.02).any()  # half of all elements
+    assert too_coarse([], [], [], 0.02).tolist() == []
+
+
+@pytest.mark.parametrize("costs", [[1.0], [1.0, 0.0], [1.0, np.inf], [1.0, np.nan]])
+def test_costs_must_be_positive_and_as_many(costs):
+    with pytest.raises(InvalidArgument, match="costs"):
+        too_coarse([0.1, 0.1], [1, 2], costs, 0.1)
