@@ -61,6 +61,7 @@ from onnx_export.targets import Coded, Try, meet_target, with_raises
 from onnx_export.tensors import (
     NOT_CALIBRATED,
     TOO_COARSE,
+    TOO_FEW,
     TOO_SMALL,
     WOULD_NOT_SHRINK,
     Array,
@@ -119,13 +120,15 @@ def compress_onnx(
         results = rated(model, unique, ties, calibration, skipped, tokens, options, notes, tell)
     elif calibration is None:
         if floats:
-            options = uncalibrated(options)
+            options = uncalibrated(options, sizes_of(floats))
             notes.append(NOT_CALIBRATED)
             if options.recipe.prune_budget == "global" and (weights := options.recipe.weights) is not None:
                 shared = with_shares(weights, floats, {})
                 options = replace(options, recipe=replace(options.recipe, weights=shared))
         results = compress_constants(unique, {}, options, tell)
         if floats:
+            left = left_by(options)
+            skipped += [skip(c.name, c.array, TOO_FEW) for c in floats if c.name in left]
             notes += made_up_notes(model, results, ties, options.scratch)
     else:
         results, placement = calibrated(model, unique, ties, calibration, skipped, options, notes, tell)
@@ -185,8 +188,20 @@ def compress_constants(
         call = write_call(constant.name, stored)
         return constant.name, (stored, call, with_container_bytes(line, call.stored_bytes))
 
+    left = left_by(options)
     done = in_parallel(one, constants, options.jobs, tell)
-    return {name: keep_result(name, result, options.scratch) for name, result in done}
+    results = {name: keep_result(name, result, options.scratch) for name, result in done}
+    return {n: (stored, None if n in left else call, line) for n, (stored, call, line) in results.items()}
+
+
+def left_by(options: Options) -> frozenset[str]:
+    """Weights that the recipe leaves as they are."""
+    return frozenset() if options.recipe.weights is None else options.recipe.weights.left
+
+
+def sizes_of(constants: Sequence[Constant]) -> dict[str, int]:
+    """Elements of each."""
+    return {c.name: c.array.size for c in constants}
 
 
 def open_with_samples(model: onnx.ModelProto, calibration: Samples) -> tuple[Inputs, Split]:
@@ -290,10 +305,7 @@ def calibrated(
         return results, placement
 
     def compress_with(options: Options) -> Results:
-        made = compress_constants(constants, statistics, options, tell, placement)
-        left = options.recipe.weights.left if options.recipe.weights is not None else frozenset()
-        made |= {n: (made[n][0], None, made[n][2]) for n in left}
-        return keep_what_pays(made, ties)
+        return keep_what_pays(compress_constants(constants, statistics, options, tell, placement), ties)
 
     def tries() -> Iterator[Try]:
         yield Try(results, first, "")
@@ -304,8 +316,10 @@ def calibrated(
         finer = with_raises(model, constants, ties, seen, results, options, free, told)
         yield from meet_target(compress_with, measure, finer)
         if not options.recipe.quantizes_activations:
-            plain = keep_what_pays(compress_constants(constants, {}, uncalibrated(options), tell, placement), ties)
-            yield Try(plain, measure(plain) or 0.0, ", with scales as without calibration, which serve it better")
+            blind = uncalibrated(options, sizes_of(floats))
+            plain = keep_what_pays(compress_constants(constants, {}, blind, tell, placement), ties)
+            how = ", with scales as without calibration, which serve it better"
+            yield Try(plain, measure(plain) or 0.0, how, left_by(blind))
 
     best = min(tries(), key=Try.rank)
     skipped += [skip(c.name, c.array, TOO_COARSE) for c in constants if c.name in best.left]

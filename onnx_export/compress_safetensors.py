@@ -47,7 +47,7 @@ def compress_safetensors(source: Path, output: Path, options: Options, tell: Pro
             stored, line = compress_named(name, array, options)
         return name, stored, with_container_bytes(line, stored_bytes(stored))
 
-    options, notes = (options, []) if options.recipe.weights is None else (uncalibrated(options), [NOT_CALIBRATED])
+    options, notes = (options, []) if options.recipe.weights is None else (uncalibrated(options, {}), [NOT_CALIBRATED])
     lines: list[Tensor] = []
     result: dict[str, Array | Stored] = dict(arrays)
     names = [name for name, reason in reasons.items() if not reason]

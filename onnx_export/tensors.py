@@ -1,6 +1,7 @@
 """Compressing one tensor, and its line in the report."""
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,17 @@ from refimpl.pipeline import LayerSettings, quantize_layer
 from refimpl.symbols import to_symbols
 from refimpl.tans.blocks import Block
 from refimpl.tans.nibbles import pack_nibbles
+from refimpl.targets import MOST_LEFT
 
 Array = npt.NDArray[Any]
 NOT_CALIBRATED = "no calibration data: all input channels count as equally important, scales are finer to be safe"
 TOO_COARSE = "codes of 8 bits are too coarse for it: the outputs would keep less than they should"
+TOO_FEW = "its few elements may need more than 8 bits, and without calibration nothing is known of that"
 TOO_SMALL = "smaller than what decodes a tensor"
 WOULD_NOT_SHRINK = "coding it would not make the file smaller"
 PART_BYTES = 768  # of a file for each part of a tensor beside what is stored: nodes, names, headers
 NARROW_BITS = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}
+FEW = 1024  # elements of a weight that may stay as it is
 LEAST_SAVING = 0.005  # of a tensor's bytes: what bands must save
 
 
@@ -387,9 +391,22 @@ def is_excluded(name: str, options: Options) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in options.exclude)
 
 
-def uncalibrated(options: Options) -> Options:
-    """The options for weights of which no activation is known."""
-    return replace(options, recipe=raise_targets(options.recipe, UNCALIBRATED_RAISE_DB))
+def uncalibrated(options: Options, sizes: Mapping[str, int]) -> Options:
+    """The options for weights of these sizes of which no activation is known.
+
+    The smallest ones stay as they are: a kernel of some hundred elements, through which all goes that comes behind
+    it, may need more than 8 bits, and takes next to nothing.
+    """
+    recipe = raise_targets(options.recipe, UNCALIBRATED_RAISE_DB)
+    if recipe.weights is None:
+        return replace(options, recipe=recipe)
+    left, room = [], MOST_LEFT * sum(sizes.values())
+    for name in sorted(sizes, key=sizes.__getitem__):
+        room -= sizes[name]
+        if room < 0 or sizes[name] >= FEW:
+            break
+        left.append(name)
+    return replace(options, recipe=replace(recipe, weights=replace(recipe.weights, left=frozenset(left))))
 
 
 def with_container_bytes(line: Tensor, stored_bytes: int) -> Tensor:

@@ -15,7 +15,7 @@ from onnx_export.probe import TRIES, probe_batches
 from onnx_export.recipes import recipe
 from onnx_export.runtime import open_session
 from onnx_export.targets import Try, meet_target, with_raises
-from onnx_export.tensors import TOO_COARSE, Options
+from onnx_export.tensors import TOO_COARSE, TOO_FEW, Options
 from onnx_export.weights import find_constants
 
 TOKENS = rng(3).integers(32, 127, (8, 64)).astype(np.int64)
@@ -116,3 +116,17 @@ def test_a_small_weight_that_costs_most_is_left_as_it_is(tmp_path):
     report = compress(save(model, tmp_path / "m.onnx"), tmp_path / "s.onnx", recipe="double", calibration=x)
     assert [(s["name"], s["reason"]) for s in report["skipped"]] == [("w", TOO_COARSE)]
     assert not [note for note in report["notes"] if "WARNING" in note]
+
+
+def test_without_calibration_the_smallest_weights_stay_as_they_are(tmp_path):
+    weights = {"a": normal(16, 16), "b": normal(16, 48), "c": normal(48, 2048)}
+    model = net(
+        "(float[n, 16] x) => (float[n, 2048] y) { h = MatMul(x, a) g = MatMul(h, b) y = MatMul(g, c) }", **weights
+    )
+    report = compress(save(model, tmp_path / "m.onnx"), tmp_path / "s.onnx", recipe="double")
+    assert [(s["name"], s["reason"]) for s in report["skipped"]] == [("a", TOO_FEW), ("b", TOO_FEW)]
+    alike = net(
+        "(float[n, 16] x) => (float[n, 48] y) { h = MatMul(x, a) y = MatMul(h, b) }", a=weights["a"], b=weights["b"]
+    )
+    report = compress(save(alike, tmp_path / "m.onnx"), tmp_path / "s.onnx", recipe="double", force=True)
+    assert TOO_FEW not in [s["reason"] for s in report["skipped"]]  # they are all that there is
