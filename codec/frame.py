@@ -26,6 +26,7 @@ Specification: docs/spec/frame.md.
 
 import struct
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,19 @@ def decode(
     if max_symbols is not None and frame.block.symbol_count > max_symbols:
         raise LimitExceeded(f"a frame of {frame.block.symbol_count} symbols, allowed are {max_symbols}")
     return decode_frame(frame, kernels=kernels or numba_kernels(jobs))
+
+
+def compile_ahead() -> Thread:
+    """Start to compile what `encode` and `decode` take, beside other work: whoever calls them meanwhile waits for it.
+
+    Examples
+    --------
+    >>> compile_ahead().join()
+    """
+    symbols = (np.arange(1 << 12) % 50).astype(np.uint8)
+    thread = Thread(target=lambda: decode(encode(symbols)))
+    thread.start()
+    return thread
 
 
 def make_frame(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from codec.choice import choose_model, normalize_counts
 from codec.vector import LANES, PARTS, copy_row, decode_group, encode_group, lowest_bit, prefetch, read64, write64
 from refimpl.errors import Corrupt, InvalidArgument
 from refimpl.tans.classes import ClassTable
@@ -117,8 +118,8 @@ def numba_kernels(jobs: int = 1) -> Kernels:
     if jobs < 1:
         raise InvalidArgument(f"jobs is {jobs}, at least one is needed")
     return Kernels(
-        histogram, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs), append_bits,
-        pack_fields, unpack_fields, pack_nibbles,
+        histogram, normalize_counts, choose_model, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs),
+        append_bits, pack_fields, unpack_fields, pack_nibbles,
     )  # fmt: skip
 
 

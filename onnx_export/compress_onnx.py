@@ -18,6 +18,7 @@ import numpy.typing as npt
 import onnx
 import onnx.version_converter
 
+from codec.frame import compile_ahead
 from codec.tensor import Stored
 from onnx_export.activations import quantize_activations
 from onnx_export.aggressive import can_be_pruned, prune_layers
@@ -259,6 +260,7 @@ def calibrated(
     targets: the model changes, its outputs do not.
     """
     inputs, split = open_with_samples(model, calibration)
+    compile_ahead()  # ONNX Runtime has something to do first
     checked = split.fitted
     floats = [c for c in constants if c.is_float]
     watched = {

@@ -150,9 +150,10 @@ def open_session(
 
 
 def frugal_options() -> Any:
-    """Options for a session that reads its weights where they are, instead of a packed copy of them all."""
+    """Options for a session beside other work: weights are read where they are, not packed, and idle threads sleep."""
     options = onnxruntime().SessionOptions()
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 

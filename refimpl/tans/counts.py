@@ -72,13 +72,8 @@ def normalize_counts(histogram: npt.NDArray[np.int64], table_log: int) -> npt.ND
     >>> normalize_counts(np.array([70, 0, 25, 5]), 5)
     array([22,  0,  8,  2])
     """
-    check_table_log(table_log)
+    check_slots(histogram, table_log)
     slots = 1 << table_log
-    present = np.flatnonzero(histogram)
-    if not 1 <= len(present) <= slots:
-        raise InvalidArgument(f"{len(present)} symbols occur, a table of {slots} slots holds 1 to {slots}")
-    if histogram.min() < 0 or histogram.max() >= 1 << 39:
-        raise InvalidArgument("histogram entries must be in [0, 2**39)")
     threshold = int(histogram.sum()) / (2 * slots)
     most = slots_above(histogram, threshold)
     while int(most.sum()) < slots:
@@ -184,6 +179,16 @@ def check_table_log(table_log: int) -> None:
     """Raise `InvalidArgument` unless ``table_log`` is 5 to 12."""
     if not MIN_TABLE_LOG <= table_log <= MAX_TABLE_LOG:
         raise InvalidArgument(f"table_log is {table_log}, allowed are {MIN_TABLE_LOG} to {MAX_TABLE_LOG}")
+
+
+def check_slots(histogram: npt.NDArray[np.int64], table_log: int) -> None:
+    """Raise `InvalidArgument` unless `normalize_counts` can share slots among these symbols."""
+    check_table_log(table_log)
+    present, slots = int(np.count_nonzero(histogram)), 1 << table_log
+    if not 1 <= present <= slots:
+        raise InvalidArgument(f"{present} symbols occur, a table of {slots} slots holds 1 to {slots}")
+    if histogram.min() < 0 or histogram.max() >= 1 << 39:
+        raise InvalidArgument("histogram entries must be in [0, 2**39)")
 
 
 def check_histogram(histogram: npt.NDArray[np.int64]) -> None:

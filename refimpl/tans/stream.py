@@ -24,7 +24,7 @@ from refimpl.tans.counts import coded_cost, normalize_counts
 from refimpl.tans.decoding import decode_lanes
 from refimpl.tans.encoding import encode_lanes
 from refimpl.tans.lanes import check_profile, choose_lane_count
-from refimpl.tans.model import choose_model
+from refimpl.tans.model import Model, choose_model
 from refimpl.tans.nibbles import pack_nibbles
 from refimpl.tans.spread import table_log_of
 from refimpl.tans.tables import DecodeTable, EncodeTable, decode_table, encode_table
@@ -54,6 +54,20 @@ class Histogram(Protocol):
     """Signature of `refimpl.tans.counts.histogram`."""
 
     def __call__(self, symbols: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]: ...
+
+
+class NormalizeCounts(Protocol):
+    """Signature of `refimpl.tans.counts.normalize_counts`."""
+
+    def __call__(self, histogram: npt.NDArray[np.int64], table_log: int) -> npt.NDArray[np.int64]: ...
+
+
+class ChooseModel(Protocol):
+    """Signature of `refimpl.tans.model.choose_model`."""
+
+    def __call__(
+        self, histogram: npt.NDArray[np.int64], lane_count: int, table_log: int | None, literal_price: int
+    ) -> Model: ...
 
 
 class EncodeLanes(Protocol):
@@ -109,9 +123,11 @@ class PackNibbles(Protocol):
 
 
 class Kernels(NamedTuple):
-    """The loops that touch every symbol, lane or word; a faster twin replaces just these."""
+    """The loops over symbols, lanes, words and models to choose from; a faster twin replaces just these."""
 
     histogram: Histogram
+    normalize_counts: NormalizeCounts
+    choose_model: ChooseModel
     encode_lanes: EncodeLanes
     decode_lanes: DecodeLanes
     append_bits: AppendBits
@@ -121,8 +137,9 @@ class Kernels(NamedTuple):
 
 
 NUMPY = Kernels(
-    counts_module.histogram, encode_lanes, decode_lanes, append_bits, pack_fields, unpack_fields, pack_nibbles
-)
+    counts_module.histogram, normalize_counts, choose_model, encode_lanes, decode_lanes, append_bits, pack_fields,
+    unpack_fields, pack_nibbles,
+)  # fmt: skip
 
 
 def encode_stream(
@@ -167,12 +184,12 @@ def encode_stream(
         raise InvalidArgument("a stream holds at least one symbol")
     histogram = kernels.histogram(symbols)
     if lane_count is None:
-        estimate = coded_cost(histogram, normalize_counts(histogram, counts_module.MAX_TABLE_LOG))
+        estimate = coded_cost(histogram, kernels.normalize_counts(histogram, counts_module.MAX_TABLE_LOG))
         bits = estimate >> counts_module.LOG2_FRACTION_BITS
         lane_count = choose_lane_count(len(symbols), bits, profile, tensor_count)
     if not 1 <= lane_count <= len(symbols):
         raise InvalidArgument(f"lane_count is {lane_count}, allowed are 1 to {len(symbols)}")
-    model = choose_model(histogram, lane_count, table_log, LITERAL_PRICE[profile])
+    model = kernels.choose_model(histogram, lane_count, table_log, LITERAL_PRICE[profile])
     table_log = table_log_of(model.counts)
     padding = int(np.argmax(model.counts))
     start_states, bit_lengths, payload = kernels.encode_lanes(
