@@ -11,7 +11,7 @@ import numpy.typing as npt
 from numba import njit
 
 from refimpl.errors import InvalidArgument
-from refimpl.tans.classes import LITERAL_PRICE, LOG2_E, MAX_LITERAL_WIDTH, UNIT, line_up
+from refimpl.tans.classes import LITERAL_PRICE, LOG2_E, MAX_LITERAL_WIDTH, UNIT, rarest_first
 from refimpl.tans.counts import (
     LOG2_FRACTION_BITS,
     MAX_TABLE_LOG,
@@ -62,17 +62,17 @@ def choose_model(
         return make_model(histogram, table_log, literal_price)
     check_histogram(histogram)
     check_alphabet(histogram)
-    line = line_up(histogram)
-    count = len(line.symbols)
+    symbols, bits = rarest_first(histogram)
+    count = len(symbols)
     if not count:
         raise InvalidArgument("no symbol occurs")
     least = max(MIN_TABLE_LOG, (count - 1).bit_length())
     work = np.zeros((COUNTS + 1, SYMBOLS + 1), np.int64)
-    work[OCCURRENCES, :count] = histogram[line.symbols]
+    work[OCCURRENCES, :count] = histogram[symbols]
     gained = np.zeros(SYMBOLS + 1)
     classes = np.empty(CLASS_BYTES, np.uint8)
     alphabet, size = cheapest_model(
-        line.symbols, line.bits, lane_count, least, literal_price, log2_table(), work, gained, classes
+        symbols, bits, lane_count, least, literal_price, log2_table(), work, gained, classes
     )
     return Model(work[COUNTS, :alphabet].copy(), classes[:size])
 
@@ -92,7 +92,7 @@ def cheapest_model(
 
     Parameters
     ----------
-    symbols, bits : those of `refimpl.tans.classes.Line`
+    symbols, bits : `refimpl.tans.classes.rarest_first`
     least : the smallest table_log that is tried
     logs : `refimpl.tans.counts.log2_table`
     work : zeros but for the row of occurrences, (rows, 257)

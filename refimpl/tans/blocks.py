@@ -229,6 +229,8 @@ def choose_chunks(fraction: float, symbol_count: int) -> Chunks | None:
     """
     if not 0 < fraction <= 1:
         raise InvalidArgument(f"fraction is {fraction}, allowed are numbers above 0 up to 1")
+    if fraction == 1:
+        return None
     share = Fraction(fraction).limit_denominator(MAX_CHUNKS)
     share = max(share, Fraction(1, MAX_CHUNKS))
     if share == 1:

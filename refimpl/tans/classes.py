@@ -142,19 +142,32 @@ class Line(NamedTuple):
     symbols: npt.NDArray[np.int64]  # (places,)
     occurrences: npt.NDArray[np.int64]  # (places, widths) of a part
     ends: npt.NDArray[np.int64]  # (places, widths) behind the last place
-    bits: npt.NDArray[np.float64]  # (places,) least price of a symbol, see `worthwhile`
+    bits: npt.NDArray[np.float64]  # (places,) least price of a symbol
+
+
+def rarest_first(histogram: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """(symbols, bits) of a line: the symbols that occur, and the least price of each, see `worthwhile`.
+
+    Examples
+    --------
+    >>> symbols, bits = rarest_first(np.array([2, 0, 6]))
+    >>> symbols, bits.round(3)
+    (array([0, 2]), array([ 6.885, 11.146]))
+    """
+    order = np.argsort(histogram, kind="stable")
+    symbols = order[np.count_nonzero(histogram == 0) :]
+    h = histogram[symbols]
+    return symbols, h * (np.log2(h.sum() / h) + LOG2_E / UNIT)
 
 
 def line_up(histogram: npt.NDArray[np.int64]) -> Line:
     """The line that classes are cut from."""
-    order = np.argsort(histogram, kind="stable")
-    symbols = order[histogram[order] > 0]
+    symbols, bits = rarest_first(histogram)
     sums = np.concatenate([[0], np.cumsum(histogram[symbols])])
     count, size = len(symbols), 1 << np.arange(MAX_LITERAL_WIDTH + 1)
     begins = np.arange(count)[:, None]
     ends = np.where(begins + size // 2 < count, np.minimum(begins + size, count), 0)
-    h = histogram[symbols]
-    return Line(symbols, np.maximum(0, sums[ends] - sums[begins]), ends, h * (np.log2(sums[-1] / h) + LOG2_E / UNIT))
+    return Line(symbols, np.maximum(0, sums[ends] - sums[begins]), ends, bits)
 
 
 def cut(line: Line, table_log: int, literal_price: int) -> npt.NDArray[np.uint8]:
