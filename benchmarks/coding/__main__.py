@@ -31,14 +31,17 @@ import zlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 from contenders import CORES, PACKAGES, PROFILES, Trial, enter, scaling
 from loops import measure_loops
 from sources import Source, at_entropy, gaussian, list_sources
 from tables import Row, growth_table, payload_table, plain_table, replace_tables, source_table, summary_table
 
+from onnx_export.demo import CALIBRATION_WINDOWS, byte_windows
 from onnx_export.measure import host_memory
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+DEMO = HERE.parents[1] / "onnx_export" / "data"
 
 
 def race(trials: list[Trial], rounds: int) -> list[dict[str, float]]:
@@ -113,9 +116,35 @@ def measure_scaling(count: int, rounds: int) -> list[Row]:
 
 
 def measure_first_calls() -> list[Row]:
-    """Two processes one after the other, beginning with an empty compiler cache."""
+    """Two processes one after the other, beginning with an empty compiler cache; then two that compress a model."""
     with tempfile.TemporaryDirectory() as folder:
-        return [{"process": name} | child("first_call.py", NUMBA_CACHE_DIR=folder) for name in ("first", "second")]
+        return [
+            {"process": name}
+            | child("first_call.py", NUMBA_CACHE_DIR=folder)
+            | {"tansor compress": cold_compress(Path(folder))}
+            for name in ("first", "second")
+        ]
+
+
+def cold_compress(folder: Path) -> float:
+    """Seconds of a whole process that compresses the bundled model, calibrated as by ``tansor demo``."""
+    samples = folder / "samples.npy"
+    np.save(samples, byte_windows(DEMO / "sotu-calibration.txt", CALIBRATION_WINDOWS))
+    command = [
+        sys.executable,
+        "-m",
+        "tansor",
+        "compress",
+        str(DEMO / "opt-1m-byte.onnx"),
+        "--force",
+        "--calibration",
+        str(samples),
+    ]
+    begin = time.perf_counter()
+    subprocess.run(
+        [*command, "-o", str(folder / "small.onnx")], cwd=HERE.parents[1], stdout=subprocess.DEVNULL, check=True
+    )
+    return time.perf_counter() - begin
 
 
 def describe_machine() -> Row:
