@@ -44,15 +44,15 @@ class Probe:
         other.feeds, other.before = self.remember(feeds)
         return other
 
-    def remember(self, feeds: Iterable[Batch]) -> tuple[list[Batch], list[list[Array]]]:
-        """(batches, outputs with no weight replaced), up to so many bytes of them."""
+    def remember(self, feeds: Iterable[Batch]) -> tuple[list[Batch], list[list[tuple[Array, float]]]]:
+        """(batches, outputs with no weight replaced and the `power` of each), up to so many bytes of them."""
         kept: list[Batch] = []
-        before: list[list[Array]] = []
+        before: list[list[tuple[Array, float]]] = []
         size = 0
         for batch in feeds:
             outputs = self.outputs(batch, {})
             kept.append(batch)
-            before.append(outputs)
+            before.append([(o, power(o)) for o in outputs])
             size += sum(o.nbytes for o in outputs)
             if size > self.output_bytes:
                 break
@@ -83,20 +83,30 @@ class Probe:
         """(noise over signal, its standard error) of each output."""
         parts: dict[int, list[tuple[float, float]]] = {}  # (noise, signal) of batches
         for batch, before in zip(self.feeds, self.before, strict=True):
-            for k, (a, b) in enumerate(zip(before, self.outputs(batch, weights), strict=True)):
+            for k, ((a, signal), b) in enumerate(zip(before, self.outputs(batch, weights), strict=True)):
                 if a.shape != b.shape:
                     continue
                 with np.errstate(invalid="ignore"):  # infinite less infinite is left out below
                     difference = np.subtract(a, b, dtype=np.float64)
-                kept = a
                 if not np.isfinite(difference).all():
                     finite = np.isfinite(a) & np.isfinite(b)
-                    kept, difference = a[finite], difference[finite]
-                if kept.size:
-                    power = kept.size * float(np.var(kept, dtype=np.float64))
-                    parts.setdefault(k, []).append((float(np.vdot(difference, difference)), power))
+                    signal, difference = power(a[finite]), difference[finite]
+                if difference.size:
+                    parts.setdefault(k, []).append((float(np.vdot(difference, difference)), signal))
         found = (ratio_of_sums(*np.array(pairs).T) for pairs in parts.values())
         return [pair for pair in found if pair is not None]
+
+
+def power(output: Array) -> float:
+    """Sum of the squares of what varies around the mean; not a number if an element is not finite.
+
+    Examples
+    --------
+    >>> power(np.array([1.0, 3.0])), power(np.array([]))
+    (2.0, 0.0)
+    """
+    with np.errstate(invalid="ignore"):
+        return output.size * float(np.var(output, dtype=np.float64)) if output.size else 0.0
 
 
 def ratio_of_sums(noise: npt.NDArray[np.float64], signal: npt.NDArray[np.float64]) -> tuple[float, float] | None:
