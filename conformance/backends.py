@@ -25,7 +25,7 @@ from refimpl.rate import RateCurve
 from refimpl.select import select_lowest
 from refimpl.tans import blocks, counts, tables
 from refimpl.tans.blocks import Chunks
-from refimpl.tans.model import choose_model
+from refimpl.tans.classes import LITERAL_PRICE
 from refimpl.tans.spread import spread_symbols
 from refimpl.tans.stream import NUMPY, Kernels
 
@@ -185,11 +185,11 @@ class Reference:
 
     def normalize_counts(self, histogram: Array, table_log: int) -> Array:
         """Normalized counts."""
-        return counts.normalize_counts(histogram, table_log)
+        return self.kernels.normalize_counts(histogram, table_log)
 
     def choose_model(self, histogram: Array, lane_count: int, table_log: int | None) -> Any:
         """(normalized counts, classes)."""
-        model = choose_model(histogram, lane_count, table_log)
+        model = self.kernels.choose_model(histogram, lane_count, table_log, LITERAL_PRICE["gpu"])
         return model.counts, model.classes
 
     def spread(self, counts: Array) -> Array:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from onnx_export.summary import times
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24;
   --soft: #667; --line: #d8dce2; --paper: #fff; --a: #2563a8; --b: #e0952b; }
@@ -94,11 +96,12 @@ def fraction_coded(report: dict[str, Any]) -> str:
 def figures(report: dict[str, Any]) -> str:
     """The headline numbers."""
     weights = report["weights"]
+    (fp16, than_fp16), (int8, than_int8) = times(weights["ratio_vs_fp16"]), times(weights["ratio_vs_int8"])
     shown = [
         (f"{report['output_bytes']:,}", f"bytes, from {report['input_bytes']:,}"),
         (f"{weights['bits_per_weight']:.3f}", f"bits per weight, all {weights['count']:,} counted"),
-        (f"{weights['ratio_vs_fp16']:.2f}x", "smaller than fp16"),
-        (f"{weights['ratio_vs_int8']:.2f}x", "smaller than INT8"),
+        (fp16, f"{than_fp16} than fp16"),
+        (int8, f"{than_int8} than INT8"),
         (f"{weights['entropy_bits_per_weight']:.3f}", "bits per weight at entropy"),
     ]
     return '<div class="figures">' + "".join(f"<div><b>{b}</b><span>{s}</span></div>" for b, s in shown) + "</div>"

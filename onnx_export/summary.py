@@ -92,3 +92,14 @@ def tensor_line(tensor: Tensor) -> dict[str, Any]:
         "statistics": tensor.statistics,
         "histogram": list(tensor.histogram),
     }
+
+
+def times(ratio: float) -> tuple[str, str]:
+    """How a size compares with one that is so many times as large.
+
+    Examples
+    --------
+    >>> times(3.157), times(0.5)
+    (('3.16x', 'smaller'), ('2.00x', 'larger'))
+    """
+    return (f"{ratio:.2f}x", "smaller") if ratio >= 1 else (f"{1 / ratio:.2f}x", "larger")

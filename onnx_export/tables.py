@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from onnx_export.summary import times
+
 MAX_ROWS = 200
 
 
@@ -33,8 +35,8 @@ def compress_table(report: dict[str, Any]) -> None:
     console.print(
         f"{report['output']}: {report['input_bytes']:,} -> {report['output_bytes']:,} bytes in "
         f"{report['seconds']:.1f} s; {weights['bits_per_weight']:.3f} bits per weight over all "
-        f"{weights['count']:,} weights, {weights['ratio_vs_fp16']:.2f}x smaller than fp16, "
-        f"{weights['ratio_vs_int8']:.2f}x than INT8"
+        f"{weights['count']:,} weights, {' '.join(times(weights['ratio_vs_fp16']))} than fp16, "
+        f"{' '.join(times(weights['ratio_vs_int8']))} than INT8"
     )
 
 
