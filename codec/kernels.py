@@ -16,6 +16,7 @@ import numpy.typing as npt
 from numba import njit
 
 from codec.choice import choose_model, normalize_counts
+from codec.spread import spread_slots
 from codec.vector import LANES, PARTS, copy_row, decode_group, encode_group, lowest_bit, prefetch, read64, write64
 from refimpl.errors import Corrupt, InvalidArgument
 from refimpl.tans.classes import ClassTable
@@ -118,8 +119,8 @@ def numba_kernels(jobs: int = 1) -> Kernels:
     if jobs < 1:
         raise InvalidArgument(f"jobs is {jobs}, at least one is needed")
     return Kernels(
-        histogram, normalize_counts, choose_model, partial(encode_lanes, jobs=jobs), partial(decode_lanes, jobs=jobs),
-        append_bits, pack_fields, unpack_fields, pack_nibbles,
+        histogram, normalize_counts, choose_model, spread_slots, partial(encode_lanes, jobs=jobs),
+        partial(decode_lanes, jobs=jobs), append_bits, pack_fields, unpack_fields, pack_nibbles,
     )  # fmt: skip
 
 
@@ -253,10 +254,15 @@ def pack_decode_table(table: DecodeTable, classes: ClassTable) -> npt.NDArray[np
     the next state when the bits are put behind it. A shift takes its count from the lowest bits of a register.
     """
     size = len(table.symbol)
-    number = (table.base.astype(np.uint32) + np.uint32(size)) >> table.bit_count
-    leads = np.where(classes.width[table.symbol] > 0, LEADER_FLAG, np.uint32(0))
-    entries = table.bit_count | leads | table.symbol.astype(np.uint32) << np.uint32(8) | number << np.uint32(16)
-    return np.concatenate([np.zeros(size, np.uint32), entries])
+    of_symbol = np.arange(256, dtype=np.uint32) << np.uint32(8) | np.where(classes.width > 0, LEADER_FLAG, np.uint32(0))
+    entries = np.zeros(2 * size, np.uint32)
+    upper = entries[size:]
+    np.add(table.base, np.uint32(size), out=upper)
+    upper >>= table.bit_count
+    upper <<= np.uint32(16)
+    upper |= of_symbol[table.symbol]
+    upper |= table.bit_count
+    return entries
 
 
 def pack_encode_table(

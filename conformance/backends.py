@@ -26,7 +26,6 @@ from refimpl.select import select_lowest
 from refimpl.tans import blocks, counts, tables
 from refimpl.tans.blocks import Chunks
 from refimpl.tans.classes import LITERAL_PRICE
-from refimpl.tans.spread import spread_symbols
 from refimpl.tans.stream import NUMPY, Kernels
 
 Array = npt.NDArray[Any]
@@ -194,16 +193,16 @@ class Reference:
 
     def spread(self, counts: Array) -> Array:
         """The symbol of each state."""
-        return spread_symbols(counts)
+        return self.kernels.spread_slots(counts)[0].astype(np.uint8)
 
     def decode_table(self, counts: Array) -> Any:
         """(symbol, bit_count, base) of each state."""
-        table = tables.decode_table(counts)
+        table = tables.decode_table(counts, self.kernels.spread_slots)
         return table.symbol, table.bit_count, table.base
 
     def encode_table(self, counts: Array) -> Any:
         """(bit_count_delta, first_slot, next_state, last_state); 0 for symbols without slots."""
-        table = tables.encode_table(counts)
+        table = tables.encode_table(counts, self.kernels.spread_slots)
         used = counts > 0
         per_symbol = [np.where(used, a, a.dtype.type(0)) for a in (table.bit_count_delta, table.first_slot)]
         return *per_symbol, table.next_state, np.where(used, table.last_state, np.uint16(0))

@@ -26,8 +26,8 @@ from refimpl.tans.encoding import encode_lanes
 from refimpl.tans.lanes import check_profile, choose_lane_count
 from refimpl.tans.model import Model, choose_model
 from refimpl.tans.nibbles import pack_nibbles
-from refimpl.tans.spread import table_log_of
-from refimpl.tans.tables import DecodeTable, EncodeTable, decode_table, encode_table
+from refimpl.tans.spread import spread_slots, table_log_of
+from refimpl.tans.tables import DecodeTable, EncodeTable, SpreadSlots, decode_table, encode_table
 
 MAX_LENGTH_WIDTH = 31
 
@@ -128,6 +128,7 @@ class Kernels(NamedTuple):
     histogram: Histogram
     normalize_counts: NormalizeCounts
     choose_model: ChooseModel
+    spread_slots: SpreadSlots
     encode_lanes: EncodeLanes
     decode_lanes: DecodeLanes
     append_bits: AppendBits
@@ -137,8 +138,8 @@ class Kernels(NamedTuple):
 
 
 NUMPY = Kernels(
-    counts_module.histogram, normalize_counts, choose_model, encode_lanes, decode_lanes, append_bits, pack_fields,
-    unpack_fields, pack_nibbles,
+    counts_module.histogram, normalize_counts, choose_model, spread_slots, encode_lanes, decode_lanes, append_bits,
+    pack_fields, unpack_fields, pack_nibbles,
 )  # fmt: skip
 
 
@@ -193,7 +194,7 @@ def encode_stream(
     table_log = table_log_of(model.counts)
     padding = int(np.argmax(model.counts))
     start_states, bit_lengths, payload = kernels.encode_lanes(
-        symbols, lane_count, padding, encode_table(model.counts), class_table(model.classes)
+        symbols, lane_count, padding, encode_table(model.counts, kernels.spread_slots), class_table(model.classes)
     )
     base = int(bit_lengths.min())
     width = int(bit_lengths.max() - base).bit_length()
@@ -240,7 +241,7 @@ def decode_stream(stream: Stream, *, packed: bool = False, kernels: Kernels = NU
         if packed:
             raise Corrupt("a packed stream repeats one byte")
         return repeat_symbol(symbol, stream.symbol_count)
-    table = decode_table(stream.counts)
+    table = decode_table(stream.counts, kernels.spread_slots)
     first_bit = stream.lane_count * (table_log + stream.length_width)
     return kernels.decode_lanes(
         stream.words, first_bit, start_states, bit_lengths, table, classes, stream.symbol_count, packed

@@ -7,11 +7,18 @@ Specification: docs/spec/tans.md, "State tables".
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from refimpl.tans.spread import spread_slots
+
+
+class SpreadSlots(Protocol):
+    """Signature of `refimpl.tans.spread.spread_slots`."""
+
+    def __call__(self, counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]: ...
 
 
 @dataclass(frozen=True)
@@ -38,13 +45,15 @@ class EncodeTable:
     last_state: npt.NDArray[np.uint16]  # (alphabet,) the state to begin with: the symbol's lowest
 
 
-def decode_table(counts: npt.NDArray[np.int64]) -> DecodeTable:
+def decode_table(counts: npt.NDArray[np.int64], spread: SpreadSlots = spread_slots) -> DecodeTable:
     """Build the decoder's table.
 
     Parameters
     ----------
     counts : int64, shape (alphabet,)
         Normalized counts.
+    spread : function
+        `refimpl.tans.spread.spread_slots` or a bit-exact twin.
 
     Raises
     ------
@@ -61,7 +70,7 @@ def decode_table(counts: npt.NDArray[np.int64]) -> DecodeTable:
     >>> table.symbol[1], table.bit_count[1], table.base[1]
     (np.uint8(2), np.uint8(2), np.uint16(0))
     """
-    symbol, slot = spread_slots(counts)
+    symbol, slot = spread(counts)
     number = counts[symbol] + slot  # (L,) the x in [q, 2q) of each state
     size = len(symbol)
     bit_count = int(size).bit_length() - bit_length(number)
@@ -69,13 +78,13 @@ def decode_table(counts: npt.NDArray[np.int64]) -> DecodeTable:
     return DecodeTable(symbol.astype(np.uint8), bit_count.astype(np.uint8), base.astype(np.uint16))
 
 
-def encode_table(counts: npt.NDArray[np.int64]) -> EncodeTable:
+def encode_table(counts: npt.NDArray[np.int64], spread: SpreadSlots = spread_slots) -> EncodeTable:
     """Build the encoder's table.
 
     Parameters
     ----------
-    counts : int64, shape (alphabet,)
-        Normalized counts.
+    counts, spread
+        As `decode_table`.
 
     Raises
     ------
@@ -88,7 +97,7 @@ def encode_table(counts: npt.NDArray[np.int64]) -> EncodeTable:
     >>> table.last_state
     array([0, 0, 1, 8], dtype=uint16)
     """
-    symbol, slot = spread_slots(counts)
+    symbol, slot = spread(counts)
     size = len(symbol)
     first = np.cumsum(counts) - counts  # (alphabet,)
     next_state = np.empty(size, np.uint16)
