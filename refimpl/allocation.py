@@ -238,7 +238,7 @@ def spend(costs: Sequence[Vector], values: Sequence[Vector], at: Sequence[int], 
     def best_move(i: int) -> tuple[float, float, int]:
         """(value that a tensor's best move saves for its cost, the cost, its point); 0 where none fits."""
         more, less = costs[i] - costs[i][found[i]], values[i][found[i]] - values[i]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             worth = np.where((less > 0) & (more <= left), np.where(more > 0, less / more, np.inf), 0.0)
         k = int(np.argmax(worth))
         return float(worth[k]), float(more[k]), k

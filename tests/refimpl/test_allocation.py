@@ -86,6 +86,12 @@ def test_bits_beside_brute_force(wanted, where):
     assert error <= least_error_by_price(wanted, target) * (1 + 1e-9)
 
 
+def test_a_move_that_costs_next_to_nothing_is_made():
+    curve = RateCurve(np.array([1.0, 2.0**0.125]), np.array([5e-324, 0.0]), np.array([0.25, 1.0]))
+    (share,) = allocate_bits([Demand(curve, 100, 1.0)], 1.0)
+    assert share.error == pytest.approx(0.25)
+
+
 def least_error_by_price(wanted, target):
     """The least error within a number of bits that one price for all tensors leads to."""
     points, found = [points_of(d) for d in wanted], np.inf
