@@ -11,22 +11,15 @@ import numpy.typing as npt
 from numba import njit
 
 from refimpl.errors import InvalidArgument
-from refimpl.tans.classes import LITERAL_PRICE, LOG2_E, MAX_LITERAL_WIDTH, UNIT, rarest_first
-from refimpl.tans.counts import (
-    LOG2_FRACTION_BITS,
-    MAX_TABLE_LOG,
-    MIN_TABLE_LOG,
-    check_histogram,
-    check_slots,
-    log2_table,
-)
-from refimpl.tans.model import Model, make_model
+from refimpl.tans.classes import LOG2_E, MAX_LITERAL_WIDTH, UNIT, rarest_first
+from refimpl.tans.counts import LOG2_FRACTION_BITS, check_slots, log2_table
+from refimpl.tans.model import Model
 
 SYMBOLS = 256
 CLASS_BYTES = 1 + SYMBOLS // 2 + 2 * SYMBOLS  # at most: all classes but the last are full, more than half of it is
 NEAR = 4  # slots that are given or taken one by one
 # Rows of working memory: Numba would take longer to compile arrays that are made in the loops.
-OCCURRENCES, SUM, SINGLE, BEST, BEGIN, WIDTH, PART, MERGED, COUNTS = range(9)
+SUM, SINGLE, BEST, BEGIN, WIDTH, PART, MERGED, COUNTS = range(8)
 
 
 def normalize_counts(histogram: npt.NDArray[np.int64], table_log: int) -> npt.NDArray[np.int64]:
@@ -45,34 +38,22 @@ def normalize_counts(histogram: npt.NDArray[np.int64], table_log: int) -> npt.ND
     return work[COUNTS, : len(histogram)].copy()
 
 
-def choose_model(
-    histogram: npt.NDArray[np.int64],
-    lane_count: int,
-    table_log: int | None = None,
-    literal_price: int = LITERAL_PRICE["gpu"],
-) -> Model:
-    """Twin of `refimpl.tans.model.choose_model`.
+def cheapest_model(histogram: npt.NDArray[np.int64], lane_count: int, table_logs: range, literal_price: int) -> Model:
+    """Twin of `refimpl.tans.model.cheapest_model`.
 
     Examples
     --------
-    >>> choose_model(np.array([500, 300, 200]), lane_count=1).counts
+    >>> cheapest_model(np.array([500, 300, 200]), 1, range(5, 13), 1 << 16).counts
     array([16, 10,  6])
     """
-    if table_log is not None:
-        return make_model(histogram, table_log, literal_price)
-    check_histogram(histogram)
     check_alphabet(histogram)
     symbols, bits = rarest_first(histogram)
-    count = len(symbols)
-    if not count:
-        raise InvalidArgument("no symbol occurs")
-    least = max(MIN_TABLE_LOG, (count - 1).bit_length())
     work = np.zeros((COUNTS + 1, SYMBOLS + 1), np.int64)
-    work[OCCURRENCES, :count] = histogram[symbols]
+    work[SUM, 1 : len(symbols) + 1] = np.cumsum(histogram[symbols])
     gained = np.zeros(SYMBOLS + 1)
     classes = np.empty(CLASS_BYTES, np.uint8)
-    alphabet, size = cheapest_model(
-        symbols, bits, lane_count, least, literal_price, log2_table(), work, gained, classes
+    alphabet, size = search_models(
+        symbols, bits, lane_count, table_logs[0], table_logs[-1], literal_price, log2_table(), work, gained, classes
     )
     return Model(work[COUNTS, :alphabet].copy(), classes[:size])
 
@@ -84,23 +65,23 @@ def check_alphabet(histogram: npt.NDArray[np.int64]) -> None:
 
 
 @njit(nogil=True)
-def cheapest_model(
-    symbols: Any, bits: Any, lane_count: Any, least: Any, literal_price: Any, logs: Any, work: Any, gained: Any,
-    classes: Any,
+def search_models(
+    symbols: Any, bits: Any, lane_count: Any, least: Any, most: Any, literal_price: Any, logs: Any, work: Any,
+    gained: Any, classes: Any,
 ) -> Any:  # fmt: skip
     """Write counts and classes of the model with the lowest cost; return (alphabet, bytes of classes).
 
     Parameters
     ----------
     symbols, bits : `refimpl.tans.classes.rarest_first`
-    least : the smallest table_log that is tried
+    least, most : table_logs that are tried, and all between them
     logs : `refimpl.tans.counts.log2_table`
-    work : zeros but for the row of occurrences, (rows, 257)
+    work : zeros but for the row of sums, (rows, 257)
     gained : zeros, (257,)
     """
     lowest, chosen = np.int64(0), np.int64(0)
-    for k in range(least, MAX_TABLE_LOG + 2):
-        r = np.int64(k if k <= MAX_TABLE_LOG else chosen)
+    for k in range(least, most + 2):
+        r = np.int64(k if k <= most else chosen)  # at last that of the lowest cost once more
         parts = plan_parts(bits, r, literal_price, logs, work, gained)
         cost, alphabet, size = write_model(symbols, r, parts, lane_count, literal_price, logs, work, classes)
         if k == least or cost < lowest:
@@ -112,12 +93,10 @@ def cheapest_model(
 def plan_parts(bits: Any, r: Any, literal_price: Any, logs: Any, work: Any, gained: Any) -> Any:
     """Cut the line as `refimpl.tans.classes.cut` does: write the width of each part, return how many there are."""
     count = len(bits)
-    for i in range(count):
-        work[SUM, i + 1] = work[SUM, i] + work[OCCURRENCES, i]
-        work[BEST, i + 1] = 1 << 62
     total = work[SUM, count]
     for i in range(count):
-        c = work[OCCURRENCES, i]
+        c = work[SUM, i + 1] - work[SUM, i]
+        work[BEST, i + 1] = 1 << 62
         work[SINGLE, i] = part_price(c, np.int64(0), total, r, literal_price, logs)
         gained[i + 1] = gained[i] + ((work[SINGLE, i] - c * literal_price) / UNIT - bits[i] - 8)
     for begin in range(count):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from codec.choice import choose_model, normalize_counts
+from codec.choice import cheapest_model, normalize_counts
 from codec.spread import spread_slots
 from codec.vector import LANES, PARTS, copy_row, decode_group, encode_group, lowest_bit, prefetch, read64, write64
 from refimpl.errors import Corrupt, InvalidArgument
@@ -119,7 +119,7 @@ def numba_kernels(jobs: int = 1) -> Kernels:
     if jobs < 1:
         raise InvalidArgument(f"jobs is {jobs}, at least one is needed")
     return Kernels(
-        histogram, normalize_counts, choose_model, spread_slots, partial(encode_lanes, jobs=jobs),
+        histogram, normalize_counts, cheapest_model, spread_slots, partial(encode_lanes, jobs=jobs),
         partial(decode_lanes, jobs=jobs), append_bits, pack_fields, unpack_fields, pack_nibbles,
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ from refimpl.rate import RateCurve
 from refimpl.select import select_lowest
 from refimpl.tans import blocks, counts, tables
 from refimpl.tans.blocks import Chunks
-from refimpl.tans.classes import LITERAL_PRICE
+from refimpl.tans.model import choose_model
 from refimpl.tans.stream import NUMPY, Kernels
 
 Array = npt.NDArray[Any]
@@ -188,7 +188,7 @@ class Reference:
 
     def choose_model(self, histogram: Array, lane_count: int, table_log: int | None) -> Any:
         """(normalized counts, classes)."""
-        model = self.kernels.choose_model(histogram, lane_count, table_log, LITERAL_PRICE["gpu"])
+        model = choose_model(histogram, lane_count, table_log, cheapest=self.kernels.cheapest_model)
         return model.counts, model.classes
 
     def spread(self, counts: Array) -> Array:

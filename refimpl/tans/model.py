@@ -6,6 +6,7 @@ Specification: docs/spec/tans.md, "Choosing table_log and classes".
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,11 +36,34 @@ class Model:
     classes: npt.NDArray[np.uint8]  # (bytes,) see refimpl.tans.classes
 
 
+class CheapestModel(Protocol):
+    """Signature of `cheapest_model`."""
+
+    def __call__(
+        self, histogram: npt.NDArray[np.int64], lane_count: int, table_logs: range, literal_price: int
+    ) -> Model: ...
+
+
+def cheapest_model(histogram: npt.NDArray[np.int64], lane_count: int, table_logs: range, literal_price: int) -> Model:
+    """The model of the lowest cost for one of these tables, see `choose_model`; each of them holds all symbols."""
+    bounds = dict(zip(table_logs, cost_bounds(histogram, lane_count, table_logs, literal_price).tolist(), strict=True))
+    line = line_up(histogram)
+    models: dict[int, Model] = {}
+    costs: dict[int, int] = {}
+    for r in sorted(table_logs, key=bounds.__getitem__):
+        if costs and bounds[r] > min(costs.values()):
+            break
+        models[r] = model_of(histogram, r, cut(line, r, literal_price))
+        costs[r] = model_cost(models[r], histogram, lane_count, literal_price)
+    return models[min(models, key=lambda r: (costs[r], r))]
+
+
 def choose_model(
     histogram: npt.NDArray[np.int64],
     lane_count: int,
     table_log: int | None = None,
     literal_price: int = LITERAL_PRICE["gpu"],
+    cheapest: CheapestModel = cheapest_model,
 ) -> Model:
     """The model that stores these symbols in the fewest bits.
 
@@ -55,6 +79,8 @@ def choose_model(
         5 to 12; set instead of chosen.
     literal_price : int
         See `refimpl.tans.classes.plan_classes`.
+    cheapest : function
+        `cheapest_model` or a bit-exact twin.
 
     Raises
     ------
@@ -73,16 +99,7 @@ def choose_model(
     if not present:
         raise InvalidArgument("no symbol occurs")
     allowed = range(max(MIN_TABLE_LOG, (present - 1).bit_length()), MAX_TABLE_LOG + 1)
-    bounds = dict(zip(allowed, cost_bounds(histogram, lane_count, allowed, literal_price).tolist(), strict=True))
-    line = line_up(histogram)
-    models: dict[int, Model] = {}
-    costs: dict[int, int] = {}
-    for r in sorted(allowed, key=bounds.__getitem__):
-        if costs and bounds[r] > min(costs.values()):
-            break
-        models[r] = model_of(histogram, r, cut(line, r, literal_price))
-        costs[r] = model_cost(models[r], histogram, lane_count, literal_price)
-    return models[min(models, key=lambda r: (costs[r], r))]
+    return cheapest(histogram, lane_count, allowed, literal_price)
 
 
 def make_model(histogram: npt.NDArray[np.int64], table_log: int, literal_price: int = LITERAL_PRICE["gpu"]) -> Model:

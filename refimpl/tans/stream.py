@@ -24,7 +24,7 @@ from refimpl.tans.counts import coded_cost, normalize_counts
 from refimpl.tans.decoding import decode_lanes
 from refimpl.tans.encoding import encode_lanes
 from refimpl.tans.lanes import check_profile, choose_lane_count
-from refimpl.tans.model import Model, choose_model
+from refimpl.tans.model import CheapestModel, cheapest_model, choose_model
 from refimpl.tans.nibbles import pack_nibbles
 from refimpl.tans.spread import spread_slots, table_log_of
 from refimpl.tans.tables import DecodeTable, EncodeTable, SpreadSlots, decode_table, encode_table
@@ -60,14 +60,6 @@ class NormalizeCounts(Protocol):
     """Signature of `refimpl.tans.counts.normalize_counts`."""
 
     def __call__(self, histogram: npt.NDArray[np.int64], table_log: int) -> npt.NDArray[np.int64]: ...
-
-
-class ChooseModel(Protocol):
-    """Signature of `refimpl.tans.model.choose_model`."""
-
-    def __call__(
-        self, histogram: npt.NDArray[np.int64], lane_count: int, table_log: int | None, literal_price: int
-    ) -> Model: ...
 
 
 class EncodeLanes(Protocol):
@@ -127,7 +119,7 @@ class Kernels(NamedTuple):
 
     histogram: Histogram
     normalize_counts: NormalizeCounts
-    choose_model: ChooseModel
+    cheapest_model: CheapestModel
     spread_slots: SpreadSlots
     encode_lanes: EncodeLanes
     decode_lanes: DecodeLanes
@@ -138,7 +130,7 @@ class Kernels(NamedTuple):
 
 
 NUMPY = Kernels(
-    counts_module.histogram, normalize_counts, choose_model, spread_slots, encode_lanes, decode_lanes, append_bits,
+    counts_module.histogram, normalize_counts, cheapest_model, spread_slots, encode_lanes, decode_lanes, append_bits,
     pack_fields, unpack_fields, pack_nibbles,
 )  # fmt: skip
 
@@ -190,7 +182,7 @@ def encode_stream(
         lane_count = choose_lane_count(len(symbols), bits, profile, tensor_count)
     if not 1 <= lane_count <= len(symbols):
         raise InvalidArgument(f"lane_count is {lane_count}, allowed are 1 to {len(symbols)}")
-    model = kernels.choose_model(histogram, lane_count, table_log, LITERAL_PRICE[profile])
+    model = choose_model(histogram, lane_count, table_log, LITERAL_PRICE[profile], kernels.cheapest_model)
     table_log = table_log_of(model.counts)
     padding = int(np.argmax(model.counts))
     start_states, bit_lengths, payload = kernels.encode_lanes(
