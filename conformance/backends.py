@@ -156,6 +156,10 @@ class Reference:
         """How many dB each weight's target is raised."""
         return targets.target_raises(errors.tolist(), sizes.tolist(), allowed, most)
 
+    def too_coarse(self, errors: Array, sizes: Array, costs: Array, allowed: float, most: float) -> Array:
+        """Which weights stay as they are."""
+        return targets.too_coarse(errors.tolist(), sizes.tolist(), costs.tolist(), allowed, most)
+
     def rate_curve(self, weight: Array) -> Any:
         """(steps, bits, mean squared errors)."""
         curve = rate.rate_curve(weight)

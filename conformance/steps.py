@@ -70,6 +70,7 @@ STEPS = {
     "estimated_loss": Step(("weight", "factor"), (), ("loss",), "pruning"),
     "schedule": Step(("losses", "sizes"), ("sparsity",), ("sparsities",), "pruning"),
     "target_raises": Step(("errors", "sizes"), ("allowed", "most"), ("raises",), "pipeline"),
+    "too_coarse": Step(("errors", "sizes", "costs"), ("allowed", "most"), ("left",), "pipeline"),
     "rate_curve": Step(("weight",), (), ("step", "bits", "error"), "rate"),
     "quantize_rate": Step(("weight", "factor"), ("step", "price"), ("codes",), "rate"),
     "allocate": Step(

@@ -31,6 +31,7 @@ def method_cases() -> Iterator[Draft]:
     yield from feedback()
     yield from schedules()
     yield from raises()
+    yield from leavings()
     yield from rates()
     yield from allocation()
 
@@ -201,6 +202,21 @@ def raises() -> Iterator[Draft]:
     yield Draft("target_raises", "negative-error", REFUSED, bad, {"allowed": 0.01, "most": 12.0}, "InvalidArgument")
     for name, allowed, most in (("nothing-allowed", 0.0, 12.0), ("negative-most", 0.01, -1.0)):
         yield Draft("target_raises", name, REFUSED, inputs, {"allowed": allowed, "most": most}, "InvalidArgument")
+
+
+def leavings() -> Iterator[Draft]:
+    """Weights that stay as they are."""
+    errors, sizes = np.array([0.5, 0.4, 0.02, 0.0, 0.1]), np.array([10, 40, 30, 20, 8192], np.int64)
+    costs = 26.0 * sizes
+    inputs: dict[str, Array | Drawn] = {"errors": errors, "sizes": sizes, "costs": costs}
+    for name, allowed, most in (("some-worth-it", 0.0625, 12.0), ("out-of-reach", 0.005, 12.0), ("none", 4.0, 12.0)):
+        yield Draft("too_coarse", name, VALID, inputs, {"allowed": allowed, "most": most})
+    dear = inputs | {"costs": np.full(5, 1e9)}
+    yield Draft("too_coarse", "too-dear", VALID, dear, {"allowed": 0.0625, "most": 12.0})
+    many = inputs | {"sizes": np.full(5, 8192, np.int64)}
+    yield Draft("too_coarse", "too-many-elements", EDGE, many, {"allowed": 0.005, "most": 12.0})
+    free = inputs | {"costs": np.zeros(5)}
+    yield Draft("too_coarse", "no-cost", REFUSED, free, {"allowed": 0.01, "most": 12.0}, "InvalidArgument")
 
 
 def schedules() -> Iterator[Draft]:
