@@ -212,7 +212,7 @@ def leavings() -> Iterator[Draft]:
     for name, allowed, most in (("some-worth-it", 0.0625, 12.0), ("out-of-reach", 0.005, 12.0), ("none", 4.0, 12.0)):
         yield Draft("too_coarse", name, VALID, inputs, {"allowed": allowed, "most": most})
     dear = inputs | {"costs": np.full(5, 1e9)}
-    yield Draft("too_coarse", "too-dear", VALID, dear, {"allowed": 0.0625, "most": 12.0})
+    yield Draft("too_coarse", "too-dear", VALID, dear, {"allowed": 0.125, "most": 12.0})
     many = inputs | {"sizes": np.full(5, 8192, np.int64)}
     yield Draft("too_coarse", "too-many-elements", EDGE, many, {"allowed": 0.005, "most": 12.0})
     free = inputs | {"costs": np.zeros(5)}
